@@ -1,0 +1,52 @@
+"""Shared fixtures. Types in signatures, array shapes included, are checked in every test by beartype."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+from jaxtyping import install_import_hook
+
+install_import_hook(["nriqa_jax", "experiments", "weights_convert"], "beartype.beartype")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """Real photographs and trained weights; tests that use them skip where they are absent."""
+    if not SHARED.is_dir():
+        pytest.skip("the folder of real photographs and weights is not here")
+    return SHARED
+
+
+@pytest.fixture
+def tiny_score():
+    """A smooth, cheap score function on images of any size."""
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, 3, 4))
+
+    def score(kernel, images):
+        x = jax.lax.conv_general_dilated(images, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return 50.0 + 10.0 * jnp.tanh(x).mean((1, 2)) @ jnp.array([1.0, -2.0, 3.0, -1.0])
+
+    return jax.tree_util.Partial(score, kernel)
+
+
+@pytest.fixture
+def images():
+    """Five 8-bit images with saturated pixels, as floats."""
+    rng = np.random.default_rng(0)
+    levels = np.clip(rng.normal(128, 90, (5, 24, 20, 3)), 0, 255).astype(np.uint8)
+    return jnp.asarray(levels, jnp.float32) / 255.0
+
+
+@pytest.fixture
+def keys():
+    """One key per image of `images`."""
+    return jax.random.split(jax.random.key(7), 5)
