@@ -1,0 +1,95 @@
+"""Image primitives on NHWC float32 batches in [0, 1]. None of them clips unless its name says so."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from nriqa_jax.types import Images
+
+# Integer weights of ITU-R 601 luma out of 65536, as used by common image libraries for RGB to grey.
+_LUMA_WEIGHTS = (19595.0, 38470.0, 7471.0)
+
+# Slack for reading a level out of float32: x * 255 is off by at most a few 1e-5 when x is a multiple of 1/255.
+_LEVEL_SLACK = 2.0**-12
+
+
+def normalize(
+    images: Float[Array, "*n height width 3"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, "*n height width 3"]:
+    """Subtract the mean and divide by the standard deviation of each channel."""
+    return (images - jnp.asarray(mean, images.dtype)) / jnp.asarray(std, images.dtype)
+
+
+def straight_through(rounded: Float[Array, "*n"], x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """Return the value of ``rounded`` with the gradient of ``x``."""
+    return x + jax.lax.stop_gradient(rounded - x)
+
+
+def luma_8bit(images: Images) -> Float[Array, "batch height width 1"]:
+    """Grey levels as an 8-bit file would hold them, in [0, 1]; straight-through gradient.
+
+    For pixels that are multiples of 1/255 the levels equal the integer formula
+    ``(19595 R + 38470 G + 7471 B + 32768) >> 16`` exactly: all its terms are below 2**24, hence exact in float32.
+    """
+    weighted = jnp.sum(images * 255.0 * jnp.asarray(_LUMA_WEIGHTS, images.dtype), axis=-1, keepdims=True)
+    levels = jnp.floor((weighted + 32768.0) / 65536.0)
+    return straight_through(levels / 255.0, weighted / (255.0 * 65536.0))
+
+
+def to_uint8(images: Float[Array, "*n"]) -> UInt8[Array, "*n"]:
+    """Nearest 8-bit levels of values in [0, 1]."""
+    return jnp.round(jnp.clip(images, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+
+
+def from_uint8(levels: UInt8[Array, "*n"]) -> Float[Array, "*n"]:
+    """Values in [0, 1] of 8-bit levels."""
+    return levels.astype(jnp.float32) / 255.0
+
+
+def quantize_toward(images: Float[Array, "*n"], clean: UInt8[Array, "*n"]) -> UInt8[Array, "*n"]:
+    """Round to 8 bits toward the clean image, so that no difference grows and every budget still holds on disk.
+
+    Args:
+      images: values in [0, 1]; a value within 1e-6 of a level counts as that level.
+      clean: the 8-bit image that the perturbation started from.
+
+    Returns:
+      For each pixel the level between its value and the clean one that is nearest to its value.
+    """
+    levels, origin = images * 255.0, clean.astype(jnp.float32)
+    towards = jnp.where(
+        levels > origin,
+        jnp.maximum(jnp.floor(levels + _LEVEL_SLACK), origin),
+        jnp.minimum(jnp.ceil(levels - _LEVEL_SLACK), origin),
+    )
+    return jnp.clip(towards, 0.0, 255.0).astype(jnp.uint8)
+
+
+def resize_torch(
+    images: Float[Array, "batch h w channels"], height: int, width: int
+) -> Float[Array, "batch h2 w2 channels"]:
+    """Bilinear resize as ``torch.nn.functional.interpolate(size=..., align_corners=False)``, without antialias."""
+    shape = (images.shape[0], height, width, images.shape[-1])
+    return jax.image.resize(images, shape, "linear", antialias=False)
+
+
+def covering_offsets(length: int, window: int) -> tuple[int, ...]:
+    """Start positions of the fewest evenly spread windows that cover every pixel of a side, ``length >= window``."""
+    count = -(-length // window)
+    return tuple(int(i) for i in np.round(np.linspace(0, length - window, count)))
+
+
+def crops(
+    images: Float[Array, "batch height width channels"], corners: tuple[tuple[int, int], ...], size: int
+) -> Float[Array, "batch views size size channels"]:
+    """Square windows with the given top-left (row, column) corners, stacked in that order."""
+    return jnp.stack([images[:, y : y + size, x : x + size] for y, x in corners], axis=1)
+
+
+def covering_crops(
+    images: Float[Array, "batch height width channels"], size: int
+) -> Float[Array, "batch views size size channels"]:
+    """The fewest evenly spread square windows that together cover every pixel, row by row."""
+    rows, columns = (covering_offsets(side, size) for side in images.shape[1:3])
+    return crops(images, tuple((y, x) for y in rows for x in columns), size)

@@ -1,0 +1,1 @@
+"""Quality models: one file per backbone, one file per model."""
