@@ -1,0 +1,86 @@
+"""Perturbation sets: where an attack may go, as ``init``, ``project``, ``render`` and ``used``.
+
+Here ``theta`` is the additive change itself, of the shape of the images. The pixel range is enforced by ``project``
+alone: `render` does not clip, since a clip inside the loss loses gradients at saturated pixels.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from nriqa_jax.types import Images, Keys, Perturbation
+
+Delta = Float[Array, "batch height width 3"]
+Radius = Float[Array, ""] | float
+
+
+def linf(epsilon: Radius, *, random_start: bool = False) -> Perturbation:
+    """No pixel value changes by more than ``epsilon``.
+
+    Args:
+      epsilon: radius, in units of the pixel range [0, 1].
+      random_start: start uniformly in the ball instead of at the clean image.
+    """
+    start = Partial(_uniform_start, epsilon) if random_start else Partial(_zero_start)
+    return Perturbation(start, Partial(_project_linf, epsilon), Partial(_add), Partial(_used_linf, epsilon))
+
+
+def l2(epsilon: Radius, *, random_start: bool = False) -> Perturbation:
+    """The Euclidean norm of the change, over all pixels of an image, is at most ``epsilon``.
+
+    The projection scales into the ball, then clips to the pixel range, which only shortens the change: the result is
+    feasible, though not always the nearest feasible point.
+
+    Args:
+      epsilon: radius, in units of the pixel range [0, 1].
+      random_start: start in a random direction, at a uniformly drawn fraction of the radius.
+    """
+    start = Partial(_random_direction_start, epsilon) if random_start else Partial(_zero_start)
+    return Perturbation(start, Partial(_project_l2, epsilon), Partial(_add), Partial(_used_l2, epsilon))
+
+
+def image_norm(delta: Delta) -> Float[Array, "batch 1 1 1"]:
+    """Euclidean norm of each image of a batch, kept broadcastable."""
+    return jnp.sqrt(jnp.sum(delta**2, axis=(1, 2, 3), keepdims=True))
+
+
+def _zero_start(keys: Keys, images: Images) -> Delta:
+    del keys
+    return jnp.zeros_like(images)
+
+
+def _uniform_start(epsilon: Radius, keys: Keys, images: Images) -> Delta:
+    draw = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:], images.dtype, -1.0, 1.0))
+    return epsilon * draw(keys)
+
+
+def _random_direction_start(epsilon: Radius, keys: Keys, images: Images) -> Delta:
+    def draw(key: Array) -> tuple[Array, Array]:
+        direction, radius = jax.random.split(key)
+        shape = images.shape[1:]
+        return jax.random.normal(direction, shape, images.dtype), jax.random.uniform(radius, (1, 1, 1), images.dtype)
+
+    direction, fraction = jax.vmap(draw)(keys)
+    return epsilon * fraction * direction / image_norm(direction)
+
+
+def _project_linf(epsilon: Radius, theta: Delta, images: Images) -> Delta:
+    return jnp.clip(theta, jnp.maximum(-epsilon, -images), jnp.minimum(epsilon, 1.0 - images))
+
+
+def _project_l2(epsilon: Radius, theta: Delta, images: Images) -> Delta:
+    theta = theta * jnp.minimum(1.0, epsilon / jnp.maximum(image_norm(theta), 1e-12))
+    return jnp.clip(theta, -images, 1.0 - images)
+
+
+def _add(theta: Delta, images: Images) -> Images:
+    return images + theta
+
+
+def _used_linf(epsilon: Radius, theta: Delta) -> Float[Array, " batch"]:
+    return jnp.max(jnp.abs(theta), axis=(1, 2, 3)) / epsilon
+
+
+def _used_l2(epsilon: Radius, theta: Delta) -> Float[Array, " batch"]:
+    return image_norm(theta)[:, 0, 0, 0] / epsilon
