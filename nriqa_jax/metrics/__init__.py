@@ -1,0 +1,1 @@
+"""Agreement with subjective scores, robustness of scores, and fidelity of images."""
