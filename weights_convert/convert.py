@@ -1,0 +1,181 @@
+"""Convert a PyTorch checkpoint to safetensors, strictly.
+
+python -m weights_convert.convert --model=cnniqa --src=CNNIQA-LIVE.pth --dst=cnniqa.safetensors
+
+Takes a second or two. Reads zip and legacy files without torch and without running anything in them, renames and
+transposes every tensor, and writes only if the result is exactly the variables of the model. The report
+``cnniqa.conversion.json`` beside it says which tensor went where.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nriqa_jax.models.model import Model
+from weights_convert import store
+from weights_convert.rules import CheckpointError, Conversion, expected_shapes, match_rules, unflatten
+from weights_convert.tables import LAYOUTS
+from weights_convert.torch_file import read_tensors
+
+_SUFFIX = ".safetensors"
+
+
+def convert_tensors(
+    tensors: Mapping[str, np.ndarray], model: Model, layout: str | None = None
+) -> tuple[str, Conversion]:
+    """Convert tensors to the variables of a model.
+
+    Args:
+      tensors: arrays by dotted name, as from ``read_tensors``.
+      model: the model that the file must fit.
+      layout: name of a rule table; by default the one that fits best.
+
+    Returns:
+      The name of the layout, and the converted arrays.
+
+    Raises:
+      CheckpointError: one message with everything that does not fit; also for a model without any layout.
+      ValueError: for an unknown layout.
+    """
+    layouts = LAYOUTS.get(model.name)
+    if layouts is None:
+        raise CheckpointError(
+            f"no PyTorch layout of '{model.name}' is known; there are tables for: {', '.join(LAYOUTS)}"
+        )
+    if layout is not None and layout not in layouts:
+        raise ValueError(f"{model.name} has no layout '{layout}'; it has: {', '.join(layouts)}")
+    expected = expected_shapes(model)
+    names = [layout] if layout else list(layouts)
+    attempts = [(name, *match_rules(layouts[name], tensors, expected)) for name in names]
+    name, conversion, problems = min(attempts, key=lambda attempt: attempt[2].count())
+    if problems.count():
+        raise CheckpointError(problems.message(f"the tensors do not fit {model.name} (layout {name})"))
+    return name, conversion
+
+
+def load_torch(path: str | os.PathLike, model: Model, layout: str | None = None) -> dict[str, Any]:
+    """Read a PyTorch checkpoint as nested variables, with the checks of a conversion, and write nothing.
+
+    Raises:
+      CheckpointError: if the file is damaged or refused, or does not fit the model.
+      ValueError: as in ``convert_tensors``.
+    """
+    return unflatten(_convert(path, model, layout)[1].arrays)
+
+
+def convert_file(
+    src: str | os.PathLike, dst: str | os.PathLike, model: Model, layout: str | None = None
+) -> dict[str, Any]:
+    """Convert a checkpoint file; ``dst`` and its report are written only when everything fits.
+
+    Args:
+      src: a PyTorch checkpoint.
+      dst: the file to write, ``FILE.safetensors``; the report is ``FILE.conversion.json``.
+      model: the model that the file must fit.
+      layout: name of a rule table; by default the one that fits best.
+
+    Returns:
+      The report. Equal checkpoints give equal files and, but for file names, equal reports.
+
+    Raises:
+      CheckpointError: if the checkpoint is damaged or refused, or does not fit the model.
+      ValueError: as in ``convert_tensors``, or if ``dst`` has another suffix.
+      OSError: if ``dst`` cannot be written.
+    """
+    report_file = report_path(dst)
+    name, conversion = _convert(src, model, layout)
+    origin = {"source_file": Path(src).name, "source_sha256": _sha256(Path(src).read_bytes()), "layout": name}
+    metadata = store.describe(model) | origin
+    data = store.serialize(unflatten(conversion.arrays), metadata)
+    report = metadata | {"file": Path(dst).name, "sha256": _sha256(data)} | _contents(conversion)
+    Path(dst).parent.mkdir(parents=True, exist_ok=True)
+    # The report goes first: weights without a report never exist.
+    text = re.sub(r"\[[\d,\s]+\]", lambda shape: "".join(shape[0].split()), json.dumps(report, indent=1))
+    store.write_atomic(report_file, f"{text}\n".encode())
+    store.write_atomic(dst, data)
+    return report
+
+
+def report_path(dst: str | os.PathLike) -> Path:
+    """Where the report of a conversion goes.
+
+    Raises:
+      ValueError: if ``dst`` is not named like a safetensors file.
+    """
+    path = Path(dst)
+    if path.suffix != _SUFFIX or path.is_dir():
+        raise ValueError(f"the destination {path} must be a file name that ends in {_SUFFIX}")
+    return path.with_suffix(".conversion.json")
+
+
+def _convert(path: str | os.PathLike, model: Model, layout: str | None) -> tuple[str, Conversion]:
+    """Layout and converted arrays of a file."""
+    tensors = read_tensors(path)
+    try:
+        return convert_tensors(tensors, model, layout)
+    except CheckpointError as error:
+        raise CheckpointError(f"{os.fspath(path)}: {error}") from None
+
+
+def _contents(conversion: Conversion) -> dict[str, Any]:
+    """The part of the report that lists tensors."""
+    table = [
+        {"source": conversion.sources[path], "variable": path, "shape": list(array.shape), "dtype": str(array.dtype)}
+        for path, array in conversion.arrays.items()
+    ]
+    return {
+        "container": conversion.container.rstrip("."),
+        "total_elements": sum(array.size for array in conversion.arrays.values()),
+        "tensors": table,
+        "dropped": list(conversion.dropped),
+    }
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def main(config: Any) -> int:
+    """The command, given its flags; 0 when converted, 1 for a bad checkpoint."""
+    from experiments import catalog, cli  # here, because experiments imports this package
+
+    if not Path(config.src).is_file():
+        raise cli.UserError(f"--src={config.src} is not a file; give a PyTorch checkpoint")
+    try:
+        report = convert_file(config.src, config.dst, catalog.MODELS[config.model](), config.layout)
+    except CheckpointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        raise cli.UserError(str(error)) from None
+    except OSError as error:
+        raise cli.UserError(f"--dst={config.dst} cannot be written ({error.strerror or error})") from None
+    count, numbers = len(report["tensors"]), report["total_elements"]
+    print(f"{config.dst}: {report['model']}, layout {report['layout']}, {count} tensors, {numbers:,} numbers")
+    return 0
+
+
+def _run_command() -> None:
+    """Read the flags and run ``main``."""
+    from experiments import cli
+
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        model: str = cli.flag(cli.REQUIRED, "Model that the checkpoint belongs to.", choices=LAYOUTS)
+        src: str = cli.flag(cli.REQUIRED, "PyTorch checkpoint to read (.pth, .pt or .pkl).")
+        dst: str = cli.flag(cli.REQUIRED, "File to write; its name ends in .safetensors.")
+        layout: str | None = cli.flag(None, "Naming scheme of the checkpoint; by default the one that fits best.")
+
+    cli.run(Config, main)
+
+
+if __name__ == "__main__":
+    _run_command()
