@@ -1,0 +1,1 @@
+"""Command-line scripts; each has an importable ``run``."""

@@ -1,0 +1,38 @@
+"""Names to objects: the only tables that turn a flag's text into a model, an attack or an objective."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nriqa_jax.attacks import objectives, presets
+from nriqa_jax.models.cnniqa import cnniqa
+from nriqa_jax.models.hyperiqa import hyperiqa
+from nriqa_jax.models.model import Model
+from nriqa_jax.models.tinyiqa import tinyiqa
+from nriqa_jax.types import Objective, Scores, StepwiseAttack
+
+MODELS: Mapping[str, Callable[[], Model]] = {
+    "cnniqa": cnniqa,
+    "hyperiqa": hyperiqa,
+    "tinyiqa": tinyiqa,
+}
+
+ATTACKS: Mapping[str, Callable[..., StepwiseAttack]] = {
+    "fgsm": presets.fgsm,
+    "ifgsm": presets.ifgsm,
+    "mifgsm": presets.mifgsm,
+    "mifgsm_raw": presets.mifgsm_raw,
+    "amifgsm": presets.amifgsm,
+    "pgd": presets.pgd_linf,
+    "pgd_linf": presets.pgd_linf,
+    "pgd_l2": presets.pgd_l2,
+    "apgd": presets.apgd,
+}
+
+OBJECTIVES: Mapping[str, Callable[[Model, Scores, Any], Objective]] = {
+    "away": lambda model, clean, target: objectives.move_away(clean, *model.score_range),
+    "raise_quality": lambda model, clean, target: objectives.raise_quality(higher_is_better=model.higher_is_better),
+    "lower_quality": lambda model, clean, target: objectives.lower_quality(higher_is_better=model.higher_is_better),
+    "raise_score": lambda model, clean, target: objectives.raise_score(),
+    "lower_score": lambda model, clean, target: objectives.lower_score(),
+    "target": lambda model, clean, target: objectives.reach_target(float(target)),
+}

@@ -1,0 +1,133 @@
+"""What every script shares: configurations as flags, errors as one sentence with exit code 2, JAX's start-up.
+
+A script is a frozen dataclass whose fields are made by `flag`, a ``run(config)`` that can be imported, and a short
+``main(config)``. Flags exist only in the process whose script was started: importing one defines none.
+"""
+
+import dataclasses
+import logging
+import os
+import sys
+import typing
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import jax
+from absl import app, flags
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
+REQUIRED: Any = dataclasses.MISSING
+
+_DEFINE: dict[type, Callable[..., Any]] = {
+    str: flags.DEFINE_string,
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+}
+
+
+class UserError(Exception):
+    """A mistake of the user; the message is one clear sentence that says what would be accepted."""
+
+
+def flag(default: Any, text: str, choices: Iterable[str] | None = None) -> Any:
+    """A field of a script's configuration that is also a flag.
+
+    Args:
+      default: default value, or `REQUIRED`.
+      text: help text.
+      choices: accepted values, where only some are.
+    """
+    metadata = {"help": text, "choices": None if choices is None else list(choices)}
+    return dataclasses.field(metadata=metadata, **({} if default is REQUIRED else {"default": default}))
+
+
+def run(config_type: type[Config], main: Callable[[Config], int]) -> None:
+    """Run a script: flags from the fields of its configuration, JAX set up, then ``main(config)``.
+
+    Exits with what ``main`` returns. A `UserError` becomes one line on stderr and exit code 2. Ctrl-C ends with 130;
+    the run can be resumed.
+    """
+    for field in dataclasses.fields(config_type):
+        _define(field)
+    app.run(lambda argv: _guarded(config_type, main, argv), flags_parser=_parse)
+
+
+def _define(field: dataclasses.Field) -> None:
+    required = field.default is dataclasses.MISSING
+    default: Any = None if required else field.default
+    text = field.metadata["help"]
+    # --help lists the flags of the started script, which absl knows by this name.
+    options: dict[str, Any] = {"required": required, "module_name": sys.argv[0]}
+    if field.metadata["choices"] is not None:
+        flags.DEFINE_enum(field.name, default, field.metadata["choices"], text, **options)
+    else:
+        kind = next(kind for kind in _DEFINE if kind is field.type or kind in typing.get_args(field.type))
+        _DEFINE[kind](field.name, default, text, **options)
+
+
+def _guarded(config_type: type[Config], main: Callable[[Config], int], argv: list[str]) -> int:
+    try:
+        if len(argv) > 1:
+            raise UserError(f"unexpected argument '{argv[1]}'; every setting is a flag, see --help")
+        set_up_jax()
+        return main(config_type(**{f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(config_type)}))
+    except UserError as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues the run", file=sys.stderr)
+        return 130
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return app.parse_flags_with_usage(argv) if _wants_help(argv) else flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(_fail(error))
+
+
+def _wants_help(argv: list[str]) -> bool:
+    return any(argument.lstrip("-").split("=")[0] in {"help", "helpshort", "helpfull", "?"} for argument in argv[1:])
+
+
+def _fail(error: Exception) -> int:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
+def set_up_jax() -> None:
+    """Exact float32 products on every backend, and compiled programs kept between runs."""
+    logging.getLogger("jax").setLevel(logging.WARNING)  # backends that are not installed are no news
+    jax.config.update("jax_default_matmul_precision", "highest")
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(_cache_home() / "nriqa_jax" / "xla")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _cache_home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def parse_epsilon(text: str, name: str = "epsilon") -> float:
+    """Read a radius or step size such as ``4/255`` or ``0.0157``.
+
+    Raises:
+      UserError: when it is no number, or not in (0, 1].
+    """
+    try:
+        value = float(Fraction(text.replace(" ", "")))
+    except (ValueError, ZeroDivisionError) as error:
+        raise UserError(f"--{name}={text} is not a number; give one like 4/255 or 0.0157") from error
+    if not 0 < value <= 1:
+        raise UserError(f"--{name}={text} is outside (0, 1]; pixel values are in [0, 1], so give one like 4/255")
+    return value
+
+
+def format_epsilon(epsilon: float) -> str:
+    """A radius as k/255."""
+    return f"{epsilon * 255:.6g}/255"
