@@ -21,7 +21,7 @@ from jaxtyping import Array, PyTree
 from experiments import cli, diagnose, ledger, pipeline, records, settings, summary
 from experiments.catalog import ATTACKS, OBJECTIVES
 from nriqa_jax.attacks.diagnostics import same_size_noise
-from nriqa_jax.image import quantize_toward
+from nriqa_jax.image import from_uint8, quantize_toward
 from nriqa_jax.metrics import fidelity
 from nriqa_jax.models.model import Model
 from nriqa_jax.parallel import call_padded, run_attack, run_score
@@ -100,7 +100,7 @@ def attack_maker(config: Config, model: Model, more: int = 1) -> MakeAttack:
 
 def attack_batch(score_fn: ScoreFn, make_attack: MakeAttack, pixels: Array, keys: Array) -> PyTree:
     """Attack one batch of 8-bit images: what to save, and the numbers that only the attack knows."""
-    images = pipeline.as_images(pixels)
+    images = from_uint8(pixels)
     clean = run_score(score_fn, images)
     result = run_attack(make_attack(clean), score_fn, images, keys)
     noisy = same_size_noise(images, result.images, keys)
@@ -121,15 +121,15 @@ def save_and_read(path: Path, pixels: np.ndarray) -> np.ndarray:
 def measure_batch(score_fn: ScoreFn, pixels: Array, saved: Array) -> dict[str, Array]:
     """Numbers of the saved files: their scores and their distance from the clean images."""
     return {
-        "score_adversarial": run_score(score_fn, pipeline.as_images(saved)),
+        "score_adversarial": run_score(score_fn, from_uint8(saved)),
         "linf_255": jnp.max(jnp.abs(saved.astype(jnp.int32) - pixels.astype(jnp.int32)), axis=(1, 2, 3)),
-        **_distances(pipeline.as_images(pixels), pipeline.as_images(saved)),
+        **_distances(from_uint8(pixels), from_uint8(saved)),
     }
 
 
 @jax.jit
 def _distances(images: Array, others: Array) -> dict[str, Array]:
-    small = min(images.shape[1:3]) < 11
+    small = min(images.shape[1:3]) < fidelity.SSIM_WINDOW
     return {
         "l2": fidelity.l2(images, others),
         "psnr": fidelity.psnr(images, others),
@@ -137,7 +137,7 @@ def _distances(images: Array, others: Array) -> dict[str, Array]:
     }
 
 
-def _by_name(names: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
+def _by_name(names: Sequence[str], columns: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
     return {name: {key: values[i] for key, values in columns.items()} for i, name in enumerate(names)}
 
 

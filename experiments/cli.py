@@ -12,15 +12,12 @@ import typing
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import jax
 from absl import app, flags
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Config = TypeVar("Config", bound="DataclassInstance")
+Config = TypeVar("Config")
 REQUIRED: Any = dataclasses.MISSING
 
 _DEFINE: dict[type, Callable[..., Any]] = {
@@ -53,9 +50,13 @@ def run(config_type: type[Config], main: Callable[[Config], int]) -> None:
     Exits with what ``main`` returns. A `UserError` becomes one line on stderr and exit code 2. Ctrl-C ends with 130;
     the run can be resumed.
     """
-    for field in dataclasses.fields(config_type):
+    for field in _fields(config_type):
         _define(field)
     app.run(lambda argv: _guarded(config_type, main, argv), flags_parser=_parse)
+
+
+def _fields(config_type: Any) -> tuple[dataclasses.Field, ...]:
+    return dataclasses.fields(config_type)
 
 
 def _define(field: dataclasses.Field) -> None:
@@ -76,7 +77,7 @@ def _guarded(config_type: type[Config], main: Callable[[Config], int], argv: lis
         if len(argv) > 1:
             raise UserError(f"unexpected argument '{argv[1]}'; every setting is a flag, see --help")
         set_up_jax()
-        return main(config_type(**{f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(config_type)}))
+        return main(config_type(**{f.name: flags.FLAGS[f.name].value for f in _fields(config_type)}))
     except UserError as error:
         return _fail(error)
     except KeyboardInterrupt:

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import pipeline
 from experiments.ledger import Table
 from nriqa_jax.attacks.diagnostics import AT_BUDGET, Checks, gain
+from nriqa_jax.image import from_uint8
 from nriqa_jax.parallel import plan_batches, run_attack, run_score
 from nriqa_jax.types import ScoreFn, Scores, StepwiseAttack
 
@@ -39,9 +41,11 @@ def more_steps(
     if not names:
         return None
     first = plan_batches([images.sizes[name] for name in names], batch_size)[0]
-    chosen = [names[item] for item in first.items]
-    pixels = pipeline.as_images(pipeline.decode(images, chosen)[0])
-    keys, clean = pipeline.image_keys(seed, chosen), run_score(score_fn, pixels)
+    decoded, _ = pipeline.decode(images, [names[item] for item in first.items])
+    if not decoded:
+        return None
+    pixels = from_uint8(jnp.asarray(np.stack(list(decoded.values()))))
+    keys, clean = pipeline.image_keys(seed, list(decoded)), run_score(score_fn, pixels)
     short, long = attack(clean), longer(clean)
     if short.steps == long.steps:
         return None

@@ -180,7 +180,7 @@ def provenance() -> dict[str, Any]:
         "versions": {"nriqa_jax": nriqa_jax.__version__, "python": sys.version.split()[0], **versions},
         "git_revision": _git_revision(),
         "device": f"{jax.default_backend()} x{jax.local_device_count()} ({jax.devices()[0].device_kind})",
-        "precision": jax.config.read("jax_default_matmul_precision") or "default",
+        "precision": str(jax.config.jax_default_matmul_precision or "default"),  # type: ignore[attr-defined]
     }
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt8, UInt32
 
@@ -18,7 +17,6 @@ from experiments.cli import UserError
 from experiments.ledger import Table
 from experiments.progress import progress
 from nriqa_jax.parallel import plan_batches
-from nriqa_jax.types import Images
 
 Pixels = UInt8[np.ndarray, "batch height width 3"]
 
@@ -73,19 +71,19 @@ def run_config(script: str, config: Any, images: ImageSet, description: Mapping[
     return {"script": script, "flags": dataclasses.asdict(config), "images_root": root, **description}
 
 
-def decode(images: ImageSet, names: Sequence[str]) -> tuple[Pixels, dict[str, str]]:
-    """Decode images of one size; one that fails is left black and reported."""
-    failures: dict[str, str] = {}
+def decode(images: ImageSet, names: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Decode images of one size: the pixels of those that can be, and why the others cannot."""
 
-    def load(name: str) -> np.ndarray:
+    def load(name: str) -> np.ndarray | str:
         try:
             return records.load_image(records.image_path(images.root, name))
         except records.ImageError as error:
-            failures[name] = str(error)
-            return np.zeros((*images.sizes[name], 3), np.uint8)
+            return str(error)
 
     with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(load, names))), failures
+        loaded = dict(zip(names, pool.map(load, names)))
+    pixels = {name: value for name, value in loaded.items() if isinstance(value, np.ndarray)}
+    return pixels, {name: value for name, value in loaded.items() if isinstance(value, str)}
 
 
 def image_keys(seed: int, names: Sequence[str]) -> Array:
@@ -120,26 +118,23 @@ def run_rows(images: ImageSet, batch_size: int, tables: Sequence[Table], work: W
     todo = [batch for batch in batches if not all(names[item] in main.rows for item in batch.items)]
     for batch in progress(todo, [len(batch.items) for batch in todo]):
         started = time.monotonic()
-        chosen = [names[item] for item in batch.items]
-        pixels, failures = decode(images, chosen)
-        cells = work(chosen, pixels, batch.size)
+        pixels, failures = decode(images, [names[item] for item in batch.items])
+        cells = work(list(pixels), np.stack(list(pixels.values())), batch.size) if pixels else [{} for _ in tables[:-1]]
         seconds = time.monotonic() - started
-        timings.add({"image": name, "batch_seconds": seconds, "batch_images": len(chosen)} for name in chosen)
+        timings.add({"image": name, "batch_seconds": seconds, "batch_images": len(pixels)} for name in pixels)
         for table, by_name in reversed(list(zip([main, *others], cells))):
-            table.add(_row(name, images.sizes[name], by_name[name], failures.get(name)) for name in chosen)
+            table.add(_row(name, images.sizes[name], by_name, failures) for name in pixels | failures)
 
 
-def _row(name: str, size: tuple[int, int], cells: Mapping[str, Any], failure: str | None) -> dict[str, Any]:
+def _row(
+    name: str, size: tuple[int, int], by_name: Mapping[str, Mapping[str, Any]], failures: Mapping[str, str]
+) -> dict[str, Any]:
     """A row, as failed when the image could not be decoded or a score is no number."""
+    failure, cells = failures.get(name), by_name.get(name, {})
     start = {"image": name, "height": size[0], "width": size[1]}
     if failure is None and any(k.startswith("score") and not np.isfinite(v) for k, v in cells.items()):
         failure = "the model returned a score that is not finite"
     return start | ({"status": "failed", "error": failure} if failure else {"status": "ok", **cells})
-
-
-def as_images(pixels: UInt8[Array, "batch height width 3"] | Pixels) -> Images:
-    """Device images in [0, 1] of 8-bit pixels."""
-    return jnp.asarray(pixels).astype(jnp.float32) / 255.0
 
 
 def exit_code(table: Table) -> int:

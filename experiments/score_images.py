@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from experiments import cli, ledger, pipeline, settings, summary
+from nriqa_jax.image import from_uint8
 from nriqa_jax.parallel import call_padded, run_score
 
 
@@ -31,7 +32,7 @@ def run(config: Config) -> ledger.Table:
     timings = ledger.Table(out / "timings.csv", pipeline.TIMING_COLUMNS)
 
     def work(names: Sequence[str], pixels: pipeline.Pixels, size: int) -> Sequence[Mapping[str, Mapping[str, Any]]]:
-        scores = call_padded(lambda pixels: run_score(score_fn, pipeline.as_images(pixels)), size, pixels)
+        scores = call_padded(lambda pixels: run_score(score_fn, from_uint8(pixels)), size, pixels)
         return [{name: {"score": score} for name, score in zip(names, scores)}]
 
     pipeline.run_rows(images, config.batch_size, [table, timings], work)

@@ -25,7 +25,7 @@ def load(weights: str, model: Model, seed: int) -> tuple[Variables, str]:
       UserError: when there is no such file, or it does not fit the model.
     """
     if weights == "random":
-        variables = model.init(jax.random.key(seed))
+        variables = jax.jit(model.init)(jax.random.key(seed))
         return variables, hashlib.sha256(serialize(variables, {})).hexdigest()
     path = _embedded(model) if weights == "embedded" else Path(weights)
     if not path.is_file():

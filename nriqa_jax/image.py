@@ -37,6 +37,17 @@ def luma_8bit(images: Images) -> Float[Array, "batch height width 1"]:
     return straight_through(levels / 255.0, weighted / (255.0 * 65536.0))
 
 
+def box_mean(
+    images: Float[Array, "*n height width channels"],
+) -> Float[Array, "*n height width channels"]:
+    """Mean over 3x3 neighbourhoods; the border is mirrored, its own pixel included."""
+    height, width = images.shape[-3:-1]
+    pads = [(0, 0)] * (images.ndim - 3) + [(1, 1), (1, 1), (0, 0)]
+    x = jnp.pad(images, pads, mode="symmetric")
+    shifted = [x[..., i : i + height, j : j + width, :] for i in range(3) for j in range(3)]
+    return jax.tree.reduce(jnp.add, shifted) / 9.0
+
+
 def to_uint8(images: Float[Array, "*n"]) -> UInt8[Array, "*n"]:
     """Nearest 8-bit levels of values in [0, 1]."""
     return jnp.round(jnp.clip(images, 0.0, 1.0) * 255.0).astype(jnp.uint8)

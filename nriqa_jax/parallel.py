@@ -51,7 +51,7 @@ def call_padded(fn: Callable[..., PyTree], size: int, *arguments: PyTree) -> PyT
     Args:
       fn: maps trees of arrays with the batch axis first to such a tree.
       size: number of rows to compute with.
-      arguments: trees of arrays with at most ``size`` rows; the last row is repeated.
+      arguments: trees of host or device arrays with at most ``size`` rows; the last row is repeated.
 
     Returns:
       The outputs on the host.
@@ -61,9 +61,9 @@ def call_padded(fn: Callable[..., PyTree], size: int, *arguments: PyTree) -> PyT
     return jax.tree.map(lambda output: np.asarray(output)[:rows], outputs)
 
 
-def _pad_rows(rows: np.ndarray | Array, size: int) -> np.ndarray | Array:
+def _pad_rows(rows: np.ndarray | Array, size: int) -> Array:
     missing = size - len(rows)
-    return rows if not missing else jnp.concatenate([rows, jnp.repeat(rows[-1:], missing, axis=0)])
+    return jnp.concatenate([rows, jnp.repeat(rows[-1:], missing, axis=0)]) if missing else jnp.asarray(rows)
 
 
 def run_score(score_fn: ScoreFn, images: Images) -> Scores:

@@ -1,10 +1,12 @@
 """Shared fixtures. Types in signatures, array shapes included, are checked in every test by beartype."""
 
+import dataclasses
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 from jaxtyping import install_import_hook
 
@@ -14,6 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
+from PIL import Image
+
+from experiments import cli
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -50,3 +56,35 @@ def images():
 def keys():
     """One key per image of `images`."""
     return jax.random.split(jax.random.key(7), 5)
+
+
+@pytest.fixture
+def script(capsys, monkeypatch):
+    """Run a script in this process as the shell would: ``script(module, **flags) -> (exit code, stdout, stderr)``."""
+
+    def run(module, *arguments, **settings):
+        argv = [module.__file__, *arguments, *(f"--{name}={value}" for name, value in settings.items())]
+        monkeypatch.setattr(sys, "argv", argv)
+        try:
+            with pytest.raises(SystemExit) as ended:
+                cli.run(module.Config, module.main)
+        finally:
+            for field in dataclasses.fields(module.Config):
+                delattr(flags.FLAGS, field.name)
+        printed = capsys.readouterr()
+        return ended.value.code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory):
+    """Seven small smooth pictures of two sizes, one in a sub-folder."""
+    folder = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(5)
+    for i, size in enumerate([(48, 40)] * 5 + [(40, 56)] * 2):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 7, 3), dtype=np.uint8))
+        path = folder / ("more" if i == 3 else "") / f"p{i}.{'bmp' if i == 2 else 'png'}"
+        path.parent.mkdir(exist_ok=True)
+        coarse.resize(size, Image.Resampling.BICUBIC).save(path)
+    return folder

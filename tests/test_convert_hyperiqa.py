@@ -1,12 +1,14 @@
 """HyperIQA from its three public layouts onto the real network: every tensor placed, and the scores of PyTorch."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from checkpoint_files import FORMATS
 
 from nriqa_jax.models.hyperiqa import hyperiqa
 from weights_convert.convert import convert_file, convert_tensors, load_torch
-from weights_convert.rules import flatten
+from weights_convert.rules import flatten, unflatten
 from weights_convert.torch_file import CheckpointError
 
 pytestmark = pytest.mark.slow
@@ -155,9 +157,21 @@ def test_scores_equal_torch(original, converted, tmp_path, form):
     if form == "legacy":
         return
     assert convert_file(path, target, hyperiqa())["total_elements"] == PARAMETERS + BUFFERS - 53
-    images = np.random.default_rng(1).normal(0, 1, (2, 224, 224, 3)).astype(np.float32)
-    with torch.no_grad():
-        theirs = torch_score(torch, tensors, torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
-    ours = np.asarray(hyperiqa().network.apply(variables, images))
-    assert abs(theirs[0] - theirs[1]) > 1e-3
-    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_scores_and_gradients_equal_torch(original, converted, batch):
+    torch = pytest.importorskip("torch")
+    tensors = {name: torch.from_numpy(array) for name, array in original.items()}
+    images = np.random.default_rng(batch).normal(0, 1, (batch, 224, 224, 3)).astype(np.float32)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).requires_grad_()
+    theirs = torch_score(torch, tensors, x)
+    theirs.sum().backward()
+    variables = jax.tree.map(jnp.asarray, unflatten(converted.arrays))
+    total = jax.jit(lambda v, x: (lambda scores: (scores.sum(), scores))(hyperiqa().network.apply(v, x)))
+    (_, ours), gradient = jax.value_and_grad(total, argnums=1, has_aux=True)(variables, jnp.asarray(images))
+    np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-4)
+    expected = x.grad.permute(0, 2, 3, 1).numpy()
+    assert np.abs(gradient - expected).max() < 1e-3 * np.abs(expected).max()
+    if batch > 1:
+        assert np.ptp(ours) > 1e-3

@@ -68,19 +68,10 @@ def _gather(
     return flat.reshape(*rows.shape, size, size)
 
 
-def _box_mean(x: Float[Array, "*n height width 1"]) -> Float[Array, "*n height width 1"]:
-    """Mean over 3x3 neighbourhoods; the border is mirrored, its own pixel included."""
-    height, width = x.shape[-3:-1]
-    pads = [(0, 0)] * (x.ndim - 3) + [(1, 1), (1, 1), (0, 0)]
-    x = jnp.pad(x, pads, mode="symmetric")
-    shifted = [x[..., i : i + height, j : j + width, :] for i in range(3) for j in range(3)]
-    return jax.tree.reduce(jnp.add, shifted) / 9.0
-
-
 def _local_normalize(patches: Views) -> Views:
     """Subtract the local mean, divide by the local standard deviation plus one."""
-    mean = _box_mean(patches)
-    variance = jnp.maximum(_box_mean(patches**2) - mean**2, 0.0)
+    mean = image.box_mean(patches)
+    variance = jnp.maximum(image.box_mean(patches**2) - mean**2, 0.0)
     positive = variance > 0.0  # the square root has no gradient at zero
     std = jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
     return (patches - mean) / (std + 1.0)

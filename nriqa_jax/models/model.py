@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from nriqa_jax.types import Images, Scores
 
-Views = Float[Array, "batch views height width channels"]
+Views = Float[Array, "batch views rows columns channels"]
 Variables = Mapping[str, Any]
 
 
