@@ -67,7 +67,7 @@ def run(config: Config) -> ledger.Table:
 
     def summarise() -> Mapping[str, Any]:
         longer = attack_maker(config, model, more=2)
-        more = diagnose.more_steps(images, config.batch_size, config.seed, score_fn, make_attack, longer)
+        more = diagnose.more_steps(table, images, config.batch_size, config.seed, score_fn, longer)
         return summary.of_attack(table, diagnose.checks_of(table, checks, more), model)
 
     ledger.write_summary(out, [table, checks], summarise)

@@ -17,6 +17,8 @@ from experiments.distortions import labelled_set
 from nriqa_jax.metrics.correlation import srocc
 from weights_convert.store import write_atomic
 
+_GALLERY = 24  # pictures in the page, which then has about 10 MB
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
@@ -27,7 +29,7 @@ class Config:
     steps: int = cli.flag(10, "Gradient steps.")
 
 
-def run(config: Config) -> dict[str, float]:
+def run(config: Config) -> dict[str, float | int]:
     """Make the images, attack them, write the report; returns the headline numbers."""
     out = Path(config.out)
     labels = write_images(out / "images")
@@ -42,7 +44,7 @@ def run(config: Config) -> dict[str, float]:
     table = attack_images.run(attack)
     page = out / "report.html"
     if not page.exists() or page.stat().st_mtime < (out / "summary.json").stat().st_mtime:
-        report.write_report(out)
+        report.write_report(out, max_gallery=_GALLERY)
     clean, adversarial = table.numbers("score_clean"), table.numbers("score_adversarial")
     truth = [labels[name] for name in sorted(table.rows)]
     return {

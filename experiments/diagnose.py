@@ -34,20 +34,23 @@ def checks_of(table: Table, details: Table, more_steps: float | None) -> Checks:
 
 
 def more_steps(
-    images: pipeline.ImageSet, batch_size: int, seed: int, score_fn: ScoreFn, attack: MakeAttack, longer: MakeAttack
+    table: Table, images: pipeline.ImageSet, batch_size: int, seed: int, score_fn: ScoreFn, longer: MakeAttack
 ) -> float | None:
-    """How much further twice the steps come on the first batch; None for an attack of one step."""
+    """How much further an attack with twice the steps comes than the run did, on its first batch.
+
+    Returns:
+      Mean fall of the objective; None for attacks of one step, and where no image of the batch could be read.
+    """
     names = list(images.sizes)
-    if not names:
+    first = plan_batches([images.sizes[name] for name in names], batch_size)[:1]
+    decoded, _ = pipeline.decode(images, [names[item] for batch in first for item in batch.items])
+    pixels = {name: value for name, value in decoded.items() if table.rows[name]["status"] == "ok"}
+    if not pixels:
         return None
-    first = plan_batches([images.sizes[name] for name in names], batch_size)[0]
-    decoded, _ = pipeline.decode(images, [names[item] for item in first.items])
-    if not decoded:
+    clean_images = from_uint8(jnp.asarray(np.stack(list(pixels.values()))))
+    attack = longer(run_score(score_fn, clean_images))
+    if attack.steps == 1:
         return None
-    pixels = from_uint8(jnp.asarray(np.stack(list(decoded.values()))))
-    keys, clean = pipeline.image_keys(seed, list(decoded)), run_score(score_fn, pixels)
-    short, long = attack(clean), longer(clean)
-    if short.steps == long.steps:
-        return None
-    losses = [short.objective(run_attack(a, score_fn, pixels, keys).scores) for a in (short, long)]
-    return float(gain(*losses))
+    scores = run_attack(attack, score_fn, clean_images, pipeline.image_keys(seed, list(pixels))).scores
+    before = jnp.asarray([float(table.rows[name]["score_adversarial_float"]) for name in pixels])
+    return float(gain(attack.objective(before), attack.objective(scores)))

@@ -62,10 +62,10 @@ class Distortion(NamedTuple):
 
 DISTORTIONS: Mapping[str, Distortion] = {
     "blur": Distortion(gaussian_blur, (0.8, 1.5, 2.5, 4.0)),
-    "noise": Distortion(white_noise, (8, 18, 35, 60)),
-    "jpeg": Distortion(jpeg, (50, 20, 10, 5)),
+    "noise": Distortion(white_noise, (8.0, 18.0, 35.0, 60.0)),
+    "jpeg": Distortion(jpeg, (50.0, 20.0, 10.0, 5.0)),
     "contrast": Distortion(dim, (0.7, 0.5, 0.3, 0.15)),
-    "colours": Distortion(quantise_colours, (12, 7, 4, 3)),
+    "colours": Distortion(quantise_colours, (12.0, 7.0, 4.0, 3.0)),
 }
 
 

@@ -23,7 +23,7 @@ from nriqa_jax.metrics.correlation import srocc
 from nriqa_jax.models.model import Variables
 from nriqa_jax.models.tinyiqa import tinyiqa
 from nriqa_jax.parallel import run_score
-from weights_convert.store import save_variables
+from weights_convert.store import describe, save_variables
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,10 +53,15 @@ def run(config: Config) -> dict[str, float]:
     images, labels = _stack(training)
     variables = train(config, images, labels, lambda variables: evaluate(variables, held_out))
     quality = evaluate(variables, held_out)
-    metadata = {"seed": str(config.seed), "epochs": str(config.epochs), "held_out_srocc": f"{quality:.4f}"}
     Path(config.out).parent.mkdir(parents=True, exist_ok=True)
-    save_variables(config.out, variables, {"model": "tinyiqa", "licence": tinyiqa().weights_licence, **metadata})
+    save_variables(config.out, variables, describe(tinyiqa()) | training_record(config, quality))
     return {"held_out_srocc": quality}
+
+
+def training_record(config: Config, held_out_srocc: float) -> dict[str, str]:
+    """What the metadata of the weights say of their training."""
+    settings = {name: str(value) for name, value in dataclasses.asdict(config).items() if name not in ("images", "out")}
+    return settings | {"held_out_srocc": f"{held_out_srocc:.4f}"}
 
 
 def train(

@@ -1,7 +1,8 @@
 """Named attacks: compositions of an objective, a perturbation set, an update rule and a number of steps.
 
-``epsilon`` and ``step_size`` are in units of the pixel range [0, 1]. A preset only builds an attack; calling the
-attack runs it: ``pgd_linf(raise_score(), epsilon=4 / 255)(score_fn, images, keys)``.
+``epsilon`` and ``step_size`` are in units of the pixel range [0, 1]; a step size that is not given is 2.5 epsilon / steps,
+which reaches any point of the ball with room to turn. A preset only builds an attack; calling the attack runs it:
+``pgd_linf(raise_score(), epsilon=4 / 255)(score_fn, images, keys)``.
 """
 
 import jax.numpy as jnp
@@ -16,11 +17,6 @@ EPSILON = 4 / 255
 STEPS = 10
 
 
-def default_step_size(epsilon: Radius, steps: int) -> Radius:
-    """Step size that reaches the border of the ball from anywhere inside and leaves room to turn: 2.5 epsilon/steps."""
-    return 2.5 * epsilon / steps
-
-
 def fgsm(objective: Objective, *, epsilon: Radius = EPSILON) -> GradientAttack:
     """One step along the sign of the gradient (Goodfellow et al., ICLR 2015)."""
     rule = Partial(update_rules.sign_descent, epsilon)
@@ -31,8 +27,8 @@ def ifgsm(
     objective: Objective, *, epsilon: Radius = EPSILON, step_size: Radius | None = None, steps: int = STEPS
 ) -> GradientAttack:
     """Iterated FGSM from the clean image (Kurakin et al., 2017)."""
-    size = default_step_size(epsilon, steps) if step_size is None else step_size
-    return GradientAttack(objective, linf(epsilon), Partial(update_rules.sign_descent, size), steps)
+    rule = Partial(update_rules.sign_descent, _step(epsilon, step_size, steps))
+    return GradientAttack(objective, linf(epsilon), rule, steps)
 
 
 def mifgsm(
@@ -44,8 +40,7 @@ def mifgsm(
     decay: float = 1.0,
 ) -> GradientAttack:
     """FGSM with momentum on normalised gradients (Dong et al., CVPR 2018)."""
-    size = default_step_size(epsilon, steps) if step_size is None else step_size
-    rule = Partial(update_rules.momentum_sign_descent, size, decay)
+    rule = Partial(update_rules.momentum_sign_descent, _step(epsilon, step_size, steps), decay)
     return GradientAttack(objective, linf(epsilon), rule, steps)
 
 
@@ -58,8 +53,7 @@ def mifgsm_raw(
     decay: float = 1.0,
 ) -> GradientAttack:
     """FGSM with momentum on raw gradients, the variant of the MSU robustness benchmark."""
-    size = default_step_size(epsilon, steps) if step_size is None else step_size
-    rule = Partial(update_rules.raw_momentum_sign_descent, size, decay)
+    rule = Partial(update_rules.raw_momentum_sign_descent, _step(epsilon, step_size, steps), decay)
     return GradientAttack(objective, linf(epsilon), rule, steps)
 
 
@@ -77,8 +71,7 @@ def pgd_linf(
     restarts: int = 1,
 ) -> GradientAttack | Restarts:
     """Projected gradient descent in the L-infinity ball from random starts (Madry et al., ICLR 2018)."""
-    size = default_step_size(epsilon, steps) if step_size is None else step_size
-    rule = Partial(update_rules.sign_descent, size)
+    rule = Partial(update_rules.sign_descent, _step(epsilon, step_size, steps))
     return _restarted(GradientAttack(objective, linf(epsilon, random_start=True), rule, steps), restarts)
 
 
@@ -91,8 +84,7 @@ def pgd_l2(
     restarts: int = 1,
 ) -> GradientAttack | Restarts:
     """Projected gradient descent in the L2 ball from random starts (Madry et al., ICLR 2018)."""
-    size = default_step_size(epsilon, steps) if step_size is None else step_size
-    rule = Partial(update_rules.unit_l2_descent, size)
+    rule = Partial(update_rules.unit_l2_descent, _step(epsilon, step_size, steps))
     return _restarted(GradientAttack(objective, l2(epsilon, random_start=True), rule, steps), restarts)
 
 
@@ -104,6 +96,11 @@ def apgd(
     rule = Partial(update_rules.apgd_descent, 2.0 * epsilon, checkpoints)
     attack = GradientAttack(objective, linf(epsilon, random_start=True), rule, steps, keep_best=True)
     return _restarted(attack, restarts)
+
+
+def _step(epsilon: Radius, step_size: Radius | None, steps: int) -> Radius:
+    """The step size: by default one that crosses the ball and leaves room to turn, 2.5 epsilon / steps."""
+    return 2.5 * epsilon / steps if step_size is None else step_size
 
 
 def _restarted(attack: GradientAttack, restarts: int) -> GradientAttack | Restarts:
