@@ -1,8 +1,8 @@
 """Named attacks: compositions of an objective, a perturbation set, an update rule and a number of steps.
 
-``epsilon`` and ``step_size`` are in units of the pixel range [0, 1]; a step size that is not given is 2.5 epsilon / steps,
-which reaches any point of the ball with room to turn. A preset only builds an attack; calling the attack runs it:
-``pgd_linf(raise_score(), epsilon=4 / 255)(score_fn, images, keys)``.
+``epsilon`` and ``step_size`` are in units of the pixel range [0, 1]. A step size that is not given is
+2.5 epsilon / steps, which reaches any point of the ball with room to turn. A preset only builds an attack; calling the
+attack runs it: ``pgd_linf(raise_score(), epsilon=4 / 255)(score_fn, images, keys)``.
 """
 
 import jax.numpy as jnp
