@@ -150,7 +150,7 @@ def test_real_cnniqa_scores_as_in_torch():
     for name in ("fc1", "fc2"):
         x = functional.relu(functional.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"]))
     theirs = functional.linear(x, weights["fc3.weight"], weights["fc3.bias"])[:, 0].numpy()
-    ours = cnniqa().network.apply(load_torch(real_checkpoint(), cnniqa()), jnp.asarray(patches))
+    ours = cnniqa().network.apply(jax.device_put(load_torch(real_checkpoint(), cnniqa())), jnp.asarray(patches))
     np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-4)
 
 

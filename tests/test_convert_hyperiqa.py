@@ -160,18 +160,25 @@ def test_scores_equal_torch(original, converted, tmp_path, form):
 
 
 @pytest.mark.parametrize("batch", [1, 5])
-def test_scores_and_gradients_equal_torch(original, converted, batch):
+@pytest.mark.parametrize(
+    ("dtype", "score_tolerance", "gradient_tolerance"),
+    # In float32 a ReLU or a maximum that is decided otherwise by rounding changes the gradient behind it; float64 shows
+    # that nothing else does.
+    [("float64", 1e-9, 1e-7), ("float32", 1e-4, 1e-2)],
+)
+def test_scores_and_gradients_equal_torch(original, converted, batch, dtype, score_tolerance, gradient_tolerance):
     torch = pytest.importorskip("torch")
-    tensors = {name: torch.from_numpy(array) for name, array in original.items()}
-    images = np.random.default_rng(batch).normal(0, 1, (batch, 224, 224, 3)).astype(np.float32)
+    tensors = {name: torch.from_numpy(x.astype(dtype)) for name, x in original.items()}
+    images = np.random.default_rng(batch).normal(0, 1, (batch, 224, 224, 3)).astype(dtype)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).requires_grad_()
     theirs = torch_score(torch, tensors, x)
     theirs.sum().backward()
-    variables = jax.tree.map(jnp.asarray, unflatten(converted.arrays))
-    total = jax.jit(lambda v, x: (lambda scores: (scores.sum(), scores))(hyperiqa().network.apply(v, x)))
-    (_, ours), gradient = jax.value_and_grad(total, argnums=1, has_aux=True)(variables, jnp.asarray(images))
-    np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-4)
+    with jax.enable_x64(dtype == "float64"):
+        variables = jax.tree.map(lambda x: jnp.asarray(x, dtype), unflatten(converted.arrays))
+        total = jax.jit(lambda v, x: (lambda scores: (scores.sum(), scores))(hyperiqa().network.apply(v, x)))
+        (_, ours), gradient = jax.value_and_grad(total, argnums=1, has_aux=True)(variables, jnp.asarray(images))
+    np.testing.assert_allclose(ours, theirs.detach(), rtol=score_tolerance)
     expected = x.grad.permute(0, 2, 3, 1).numpy()
-    assert np.abs(gradient - expected).max() < 1e-3 * np.abs(expected).max()
-    if batch > 1:
-        assert np.ptp(ours) > 1e-3
+    error, size = (np.sqrt(np.sum(v**2, axis=(1, 2, 3))) for v in (np.asarray(gradient) - expected, expected))
+    assert np.all(error < gradient_tolerance * size)
+    assert batch == 1 or np.ptp(ours) > 1e-3

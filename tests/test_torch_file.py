@@ -206,8 +206,8 @@ def test_archive_that_claims_more_than_the_file_holds(tmp_path):
 
 def test_endless_trees_are_refused(tmp_path):
     itself = b"\x80\x02]q\x00h\x00a."
-    deep = b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."
-    tuples = b"\x80\x02}(" + b")" + b"\x85" * 200_000 + b"Nu."
+    deep = b"\x80\x02" + b"]" * 20_000 + b"a" * 19_999 + b"."
+    tuples = b"\x80\x02}(" + b")" + b"\x85" * 20_000 + b"Nu."
     doubling = b"\x80\x02]q\x00" + b"".join(b"]q\x01(h\x00h\x00eq\x00" for _ in range(60)) + b"."
     for pickled in (itself, deep, doubling):
         assert "nested too deeply" in refusal(write_zip(tmp_path / "a.pth", pickled))

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nriqa_jax import image
-from nriqa_jax.layers import Conv, Dense, Features, adaptive_avg_pool, flatten_nchw
+from nriqa_jax.layers import Conv, Dense, adaptive_avg_pool, flatten_nchw
 from nriqa_jax.models.model import Model, Preprocess, Views
 from nriqa_jax.models.resnet import resnet50
 from nriqa_jax.types import Images, Scores
@@ -41,7 +41,7 @@ class HyperIQA(nn.Module):
         return _target_network(content, weights, biases)
 
 
-def _distortion_vector(features: list[Features]) -> Float[Array, "n 224"]:
+def _distortion_vector(features: list[Float[Array, "n _ _ _"]]) -> Float[Array, "n 224"]:
     """The content vector: pooled and projected features of the four layers. Call inside a compact module."""
     parts = []
     for index, (x, width) in enumerate(zip(features[:3], (16, 32, 64)), start=1):
@@ -53,7 +53,7 @@ def _distortion_vector(features: list[Features]) -> Float[Array, "n 224"]:
 
 
 def _target_network(
-    x: Float[Array, "n 224"], weights: list[Float[Array, "n out fan_in"]], biases: list[Float[Array, "n out"]]
+    x: Float[Array, "n 224"], weights: list[Float[Array, "n _ _"]], biases: list[Float[Array, "n _"]]
 ) -> Scores:
     """The per-image network: sigmoid layers and a linear output, as batched contractions."""
     for layer, (weight, bias) in enumerate(zip(weights, biases), start=1):
@@ -62,7 +62,7 @@ def _target_network(
     return x[:, 0]
 
 
-def _enlarge(images: Images) -> Images:
+def _enlarge(images: Images) -> Float[Array, "batch _ _ 3"]:
     """Upscale images whose short side is below the crop size, keeping the aspect ratio."""
     height, width = images.shape[1:3]
     scale = _CROP / min(height, width)

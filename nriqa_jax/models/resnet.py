@@ -67,7 +67,7 @@ class ResNet(nn.Module):
     depths: tuple[int, int, int, int]
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch height width 3"]) -> tuple[Features, ...]:
+    def __call__(self, x: Float[Array, "batch height width 3"]) -> tuple[Float[Array, "batch _ _ _"], ...]:
         """Features after the stem (before pooling) and after each layer, at strides 2, 4, 8, 16, 32."""
         x = Conv(64, 7, 2, 3, use_bias=False, name="conv1")(x)
         x = nn.relu(BatchNorm(name="bn1")(x))
