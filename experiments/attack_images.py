@@ -47,8 +47,8 @@ def run(config: Config) -> ledger.Table:
     """Attack images into ``config.out``; returns the table ``rows.csv``."""
     model, score_fn, description = settings.load_model(config)
     make_attack = attack_maker(config, model)
-    images = pipeline.survey(Path(config.images), model.preprocess.min_side)
     out = Path(config.out)
+    images = pipeline.survey(Path(config.images), out, model.preprocess.min_side)
     ledger.open_run(out, pipeline.run_config("attack_images", config, images, description))
     table = ledger.Table(out / "rows.csv", ledger.ATTACK_COLUMNS)
     checks = ledger.Table(out / "diagnostics.csv", diagnose.COLUMNS)

@@ -41,12 +41,14 @@ class ImageSet(NamedTuple):
     failures: dict[str, str]
 
 
-def survey(root: Path, min_side: int) -> ImageSet:
-    """Find the images and read their sizes.
+def survey(root: Path, out: Path, min_side: int) -> ImageSet:
+    """Find the images of a run and read their sizes.
 
     Raises:
-      UserError: when there are none.
+      UserError: when there are none, or when results would be written among them.
     """
+    if root.is_dir() and out.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"--out={out} lies inside --images={root}: results would become images; choose another")
     try:
         names = records.list_images(root)
     except FileNotFoundError as error:

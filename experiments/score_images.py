@@ -25,8 +25,8 @@ class Config(settings.Common):
 def run(config: Config) -> ledger.Table:
     """Score images into ``config.out``; returns the table ``scores.csv``."""
     model, score_fn, description = settings.load_model(config)
-    images = pipeline.survey(Path(config.images), model.preprocess.min_side)
     out = Path(config.out)
+    images = pipeline.survey(Path(config.images), out, model.preprocess.min_side)
     ledger.open_run(out, pipeline.run_config("score_images", config, images, description))
     table = ledger.Table(out / "scores.csv", ledger.SCORE_COLUMNS)
     timings = ledger.Table(out / "timings.csv", pipeline.TIMING_COLUMNS)

@@ -177,6 +177,7 @@ BAD_FLAGS = {
     "weights of another model": ({"weights": other_model}, "these are weights of dbcnn, not of cnniqa"),
     "code in weights": ({"weights": evil}, "os.system"),
     "out is a file": ({"out": "FILE"}, "cannot be written"),
+    "out among the images": ({"images": ".", "out": "inside"}, "--out=inside lies inside --images=."),
 }
 
 
