@@ -36,14 +36,16 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
     """Yield one measurement per model, batch size and task.
 
     Raises:
-      cli.UserError: for a model that does not exist.
+      cli.UserError: for a model that does not exist and for numbers that make no sense.
     """
+    if config.repeats < 1:
+        raise cli.UserError(f"--repeats={config.repeats} must be at least 1")
     for name in config.models.split(","):
         if name not in MODELS:
             raise cli.UserError(f"--models: there is no model '{name}'; there are: {', '.join(MODELS)}")
         model = MODELS[name]()
         score_fn = model.score_fn(model.init(jax.random.key(0)))
-        for batch_size in map(int, config.batch_sizes.split(",")):
+        for batch_size in _sizes(config.batch_sizes):
             images = jax.random.uniform(jax.random.key(1), (batch_size, config.side, config.side, 3))
             keys = jax.random.split(jax.random.key(2), batch_size)
             tasks: dict[str, Callable[[], Any]] = {
@@ -63,6 +65,16 @@ def run(config: Config) -> Iterator[dict[str, Any]]:
                     "seconds": round(median, 5),
                     "spread": round(float(np.ptp(seconds)) / median, 3),
                 }
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise cli.UserError(f"--batch_sizes={text} is not a list of numbers; give one like 1,16") from error
+    if min(sizes) < 1:
+        raise cli.UserError(f"--batch_sizes={text} holds a size below 1")
+    return sizes
 
 
 def timed(call: Callable[[], Any], repeats: int) -> list[float]:

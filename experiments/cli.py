@@ -60,11 +60,10 @@ def _fields(config_type: Any) -> tuple[dataclasses.Field, ...]:
 
 
 def _define(field: dataclasses.Field) -> None:
-    required = field.default is dataclasses.MISSING
-    default: Any = None if required else field.default
+    default: Any = None if field.default is REQUIRED else field.default
     text = field.metadata["help"]
     # --help lists the flags of the started script, which absl knows by this name.
-    options: dict[str, Any] = {"required": required, "module_name": sys.argv[0]}
+    options: dict[str, Any] = {"module_name": sys.argv[0]}
     if field.metadata["choices"] is not None:
         flags.DEFINE_enum(field.name, default, field.metadata["choices"], text, **options)
     else:
@@ -76,28 +75,39 @@ def _guarded(config_type: type[Config], main: Callable[[Config], int], argv: lis
     try:
         if len(argv) > 1:
             raise UserError(f"unexpected argument '{argv[1]}'; every setting is a flag, see --help")
+        config = _config(config_type)
         set_up_jax()
-        return main(config_type(**{f.name: flags.FLAGS[f.name].value for f in _fields(config_type)}))
+        return main(config)
     except UserError as error:
-        return _fail(error)
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}")
     except KeyboardInterrupt:
         print("interrupted; the same command continues the run", file=sys.stderr)
         return 130
+
+
+def _config(config_type: type[Config]) -> Config:
+    values = {field.name: flags.FLAGS[field.name].value for field in _fields(config_type)}
+    missing = [f"--{f.name}" for f in _fields(config_type) if f.default is REQUIRED and values[f.name] is None]
+    if missing:
+        raise UserError(f"missing {', '.join(missing)}; see --help")
+    return config_type(**values)
 
 
 def _parse(argv: list[str]) -> list[str]:
     try:
         return app.parse_flags_with_usage(argv) if _wants_help(argv) else flags.FLAGS(argv)
     except flags.Error as error:
-        sys.exit(_fail(error))
+        sys.exit(_fail(" ".join(str(error).split())))
 
 
 def _wants_help(argv: list[str]) -> bool:
     return any(argument.lstrip("-").split("=")[0] in {"help", "helpshort", "helpfull", "?"} for argument in argv[1:])
 
 
-def _fail(error: Exception) -> int:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
     return 2
 
 
