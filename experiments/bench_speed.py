@@ -1,98 +1,194 @@
-r"""Measure the throughput of scoring and of one attack step, with random weights, as JSON lines.
+r"""Hold the speed of attacks against PyTorch: same networks, weights, images and steps, in turns on the same machine.
 
-python -m experiments.bench_speed --models=tinyiqa,cnniqa --batch_sizes=1,16 --side=299
+python -m experiments.bench_speed --cases=cnniqa_step --batch_sizes=1,8 --out=speed.json
+python -m experiments.bench_speed --table=speed.json
 
-Each line gives the median and the spread over repeats after one warm-up call. About a minute on two CPU cores.
+Every contender is a process of its own; in each round each of them runs once while the others wait. Prints a JSON line
+per case, batch size and contender as they come, and a table at the end. Contenders whose package is missing are
+skipped. On two CPU cores, the first command takes two minutes, and everything (no flags) more than an hour. Measure on
+a machine that does nothing else: contenders suffer differently from company.
 """
 
+import contextlib
 import dataclasses
 import json
-import time
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Any
+from pathlib import Path
 
-import jax
-import numpy as np
-
-from experiments import cli
-from experiments.catalog import MODELS
-from nriqa_jax.attacks.objectives import raise_score
-from nriqa_jax.attacks.presets import fgsm
-from nriqa_jax.parallel import run_attack, run_score
+from experiments import cli, records
+from experiments.contenders import results
+from experiments.contenders.process import ContenderError, Process
+from experiments.contenders.race import race, started
+from experiments.contenders.workloads import CASES, CONTENDERS, OURS, PEER, SIDES, Workload
+from weights_convert.store import write_atomic
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Settings of a measurement."""
 
-    models: str = cli.flag("tinyiqa,cnniqa", "Models, separated by commas.")
-    batch_sizes: str = cli.flag("1,16", "Batch sizes, separated by commas.")
-    side: int = cli.flag(299, "Height and width of the images.")
-    repeats: int = cli.flag(5, "Timed calls.")
+    cases: str = cli.flag("all", f"Cases, separated by commas: all, or some of {', '.join(CASES)}.")
+    batch_sizes: str = cli.flag("1,8,32", "Batch sizes, separated by commas.")
+    contenders: str = cli.flag("all", f"Who takes part: all that suit the device, or some of {', '.join(CONTENDERS)}.")
+    repeats: int = cli.flag(7, "Measured runs of each contender.")
+    device: str = cli.flag("auto", "Where to run; by default wherever JAX does.", ("auto", "cpu", "gpu"))
+    precision: str = cli.flag("highest", "Arithmetic of products.", ("highest", "tf32", "bf16"))
+    images: str = cli.flag("", "Folder of images for the case 'folder', which is skipped without one.")
+    timeout: float = cli.flag(1800.0, "Seconds after which a contender's run counts as failed.")
+    out: str = cli.flag("", "JSON file to write; by default results are printed only.")
+    table: str = cli.flag("", "Only print the table of this JSON file, which an earlier --out wrote.")
 
 
-def run(config: Config) -> Iterator[dict[str, Any]]:
-    """Yield one measurement per model, batch size and task.
+def run(config: Config, report: results.Report | None = None) -> Iterator[results.Row]:
+    """Yield one measurement per case, batch size and contender.
+
+    Args:
+      config: settings.
+      report: filled with what `main` writes: machine, settings, peak_flops, rows, skipped.
 
     Raises:
-      cli.UserError: for a model that does not exist and for numbers that make no sense.
+      cli.UserError: for a setting that makes no sense, or a device that is not there.
     """
+    report = {} if report is None else report
+    report |= {"machine": results.machine(), "settings": dataclasses.asdict(config), "peak_flops": {}}
+    report |= {"rows": [], "skipped": []}
+    names = _chosen("contenders", config.contenders, CONTENDERS)
+    plan = _plan(config, report)
+    flops = _probe(config, report, plan)
+    device, peak = report["settings"]["device"], max(report["peak_flops"].values())
+    if config.contenders == "all":
+        names = [name for name in names if device in CONTENDERS[name].devices]
+    for case, workloads in plan.items():
+        out = {entry["name"] for entry in report["skipped"]}
+        field = [name for name in names if CASES[case][1] in CONTENDERS[name].tasks and name not in out]
+        with started(field, partial(_start, config, device), partial(_skip, report)) as processes:
+            for process in processes.values():
+                report["machine"]["versions"] |= process.facts["versions"]
+            for workload in workloads:
+                outcomes = race(processes, workload, config.repeats)
+                rows = results.rows(case, workload, outcomes, flops.get(case, 0) * workload.batch or None, peak)
+                report["rows"] += rows
+                yield from rows
+
+
+def _plan(config: Config, report: results.Report) -> dict[str, list[Workload]]:
+    """Workloads of each case, small batches first, so that the peak memory of a process is that of its last."""
+    cases, sizes = _chosen("cases", config.cases, CASES), _sizes(config.batch_sizes)
     if config.repeats < 1:
         raise cli.UserError(f"--repeats={config.repeats} must be at least 1")
-    for name in config.models.split(","):
-        if name not in MODELS:
-            raise cli.UserError(f"--models: there is no model '{name}'; there are: {', '.join(MODELS)}")
-        model = MODELS[name]()
-        score_fn = model.score_fn(model.init(jax.random.key(0)))
-        for batch_size in _sizes(config.batch_sizes):
-            images = jax.random.uniform(jax.random.key(1), (batch_size, config.side, config.side, 3))
-            keys = jax.random.split(jax.random.key(2), batch_size)
-            tasks: dict[str, Callable[[], Any]] = {
-                "score": partial(run_score, score_fn, images),
-                "fgsm": partial(run_attack, fgsm(raise_score()), score_fn, images, keys),
-            }
-            for task, call in tasks.items():
-                seconds = timed(call, config.repeats)
-                median = float(np.median(seconds))
-                yield {
-                    "model": name,
-                    "task": task,
-                    "batch": batch_size,
-                    "side": config.side,
-                    "device": jax.default_backend(),
-                    "images_per_second": round(batch_size / median, 3),
-                    "seconds": round(median, 5),
-                    "spread": round(float(np.ptp(seconds)) / median, 3),
-                }
+    plan = {}
+    for case in cases:
+        model, task = CASES[case]
+        if task != "folder":
+            plan[case] = [Workload(model, task, size, SIDES[model]) for size in sizes]
+        elif config.images:
+            files = _files(config.images)
+            plan[case] = [Workload(model, task, len(files), folder=config.images, files=files)]
+        else:
+            _skip(report, case, "--images names no folder")
+    return plan
+
+
+def _chosen(flag: str, text: str, known: Iterable[str]) -> list[str]:
+    names = list(known) if text == "all" else text.split(",")
+    for name in names:
+        if name not in known:
+            raise cli.UserError(f"--{flag}: there is no '{name}'; give all, or some of {', '.join(known)}")
+    return names
 
 
 def _sizes(text: str) -> list[int]:
     try:
-        sizes = [int(part) for part in text.split(",")]
+        sizes = sorted({int(part) for part in text.split(",")})
     except ValueError as error:
-        raise cli.UserError(f"--batch_sizes={text} is not a list of numbers; give one like 1,16") from error
-    if min(sizes) < 1:
+        raise cli.UserError(f"--batch_sizes={text} is not a list of numbers; give one like 1,8") from error
+    if sizes[0] < 1:
         raise cli.UserError(f"--batch_sizes={text} holds a size below 1")
     return sizes
 
 
-def timed(call: Callable[[], Any], repeats: int) -> list[float]:
-    """Seconds of each of ``repeats`` calls, after one that compiles."""
-    jax.block_until_ready(call())
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        jax.block_until_ready(call())
-        seconds.append(time.perf_counter() - started)
-    return seconds
+def _files(folder: str) -> tuple[str, ...]:
+    try:
+        return tuple(records.list_images(Path(folder)))
+    except FileNotFoundError as error:
+        raise cli.UserError(str(error)) from error
+
+
+def _skip(report: results.Report, name: str, reason: str) -> None:
+    report["skipped"].append({"name": name, "reason": reason})
+    print(f"{name} is skipped: {reason}", file=sys.stderr, flush=True)
+
+
+def _start(config: Config, device: str, name: str) -> Process:
+    return Process(CONTENDERS[name], device, config.precision, config.timeout)
+
+
+def _probe(config: Config, report: results.Report, plan: dict[str, list[Workload]]) -> dict[str, int]:
+    """Find the device, measure the peaks; returns the operations of each case on one image, where PyTorch counts them.
+
+    Processes of their own do this, so that those that are measured later have done nothing else.
+    """
+    flops: dict[str, int] = {}
+    with contextlib.closing(_start(config, config.device, OURS)) as ours:
+        try:
+            device = _describe(report, "jax", ours)
+        except ContenderError as error:
+            raise cli.UserError(f"--device={config.device}: {OURS} cannot start: {error}") from error
+    report["settings"]["device"] = device
+    if device not in CONTENDERS[PEER].devices:
+        return flops
+    with contextlib.closing(_start(config, device, PEER)) as peer:
+        try:
+            _describe(report, "torch", peer)
+            for case, (workload, *_) in plan.items():
+                if workload.task != "folder":
+                    one = dataclasses.replace(workload, batch=1)
+                    flops[case] = peer.ask("flops", workload=one.message())["flops"]
+        except ContenderError as error:
+            _skip(report, "the count of operations", str(error))
+    return flops
+
+
+def _describe(report: results.Report, framework: str, process: Process) -> str:
+    """Add what a framework knows of the machine to the report; returns the kind of device."""
+    process.wait_until_ready()
+    report["machine"]["versions"] |= process.facts["versions"]
+    report["machine"]["devices"][framework] = process.facts["device_name"]
+    report["peak_flops"][framework] = process.ask("peak_flops")["peak_flops"]
+    return process.facts["device"]
 
 
 def main(config: Config) -> int:
-    """Print measurements as they come."""
-    for measurement in run(config):
-        print(json.dumps(measurement), flush=True)
-    return 0
+    """Print measurements as they come, then the table; 1 when a contender failed or this library did not take part."""
+    if config.table:
+        print(results.table(_read(config.table)))
+        return 0
+    report: results.Report = {}
+    for row in run(config, report):
+        print(json.dumps(row), flush=True)
+        _save(config.out, report)
+    _save(config.out, report)
+    print(results.table(report))
+    skipped = {entry["name"] for entry in report["skipped"]}
+    return int(OURS in skipped or any("error" in row for row in report["rows"]))
+
+
+def _save(path: str, report: results.Report) -> None:
+    if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, f"{json.dumps(report, indent=1)}\n".encode())
+
+
+def _read(path: str) -> results.Report:
+    try:
+        report = json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise cli.UserError(f"--table={path} is no file that --out wrote: {error}") from error
+    if not isinstance(report, dict) or not {"machine", "rows", "skipped"} <= report.keys():
+        raise cli.UserError(f"--table={path} is no file that --out wrote")
+    return report
 
 
 if __name__ == "__main__":

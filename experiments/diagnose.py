@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
-from experiments import pipeline
+from experiments import loading, pipeline
+from experiments.batch_sizes import BatchSizes
 from experiments.ledger import Table
-from nriqa_jax.attacks.diagnostics import AT_BUDGET, Checks, gain
+from experiments.loading import ImageSet
+from nriqa_jax.attacks.diagnostics import AT_BUDGET, Checks
 from nriqa_jax.image import from_uint8
-from nriqa_jax.parallel import plan_batches, run_attack, run_score
-from nriqa_jax.types import ScoreFn, Scores, StepwiseAttack
+from nriqa_jax.parallel import Replicas, call, plan_units, run_attack
+from nriqa_jax.types import Scores, StepwiseAttack
 
 COLUMNS = ("image", "status", "score_clean", "score_noise", "budget", "zero", "nonfinite")
 
@@ -34,23 +36,24 @@ def checks_of(table: Table, details: Table, more_steps: float | None) -> Checks:
 
 
 def more_steps(
-    table: Table, images: pipeline.ImageSet, batch_size: int, seed: int, score_fn: ScoreFn, longer: MakeAttack
+    table: Table, images: ImageSet, sizes: BatchSizes, replicas: Replicas, seed: int, longer: MakeAttack
 ) -> float | None:
     """How much further an attack with twice the steps comes than the run did, on its first batch.
 
     Returns:
-      Mean fall of the objective; None for attacks of one step, and where no image of the batch could be read.
+      Mean fall of the objective; None for attacks of one step, and where no image of the batch succeeded.
     """
-    names = list(images.sizes)
-    first = plan_batches([images.sizes[name] for name in names], batch_size)[:1]
-    decoded, _ = pipeline.decode(images, [names[item] for batch in first for item in batch.items])
-    pixels = {name: value for name, value in decoded.items() if table.rows[name]["status"] == "ok"}
-    if not pixels:
+    first = plan_units(list(images.sizes.values()), sizes.of)[:1]
+    batch = next(loading.ahead(images, [first], replicas)) if first else None
+    if not isinstance(batch, loading.Batch) or any(table.rows[name]["status"] != "ok" for name in batch.names):
         return None
-    clean_images = from_uint8(jnp.asarray(np.stack(list(pixels.values()))))
-    attack = longer(run_score(score_fn, clean_images))
+    scorers, numbers = replicas.on(batch.devices), pipeline.image_numbers(batch.names)
+    keys = pipeline.image_keys(jax.random.key(seed), batch.send(replicas, numbers))
+    clean_images = from_uint8(batch.rows)
+    attack = longer(call(scorers.score, clean_images))
     if attack.steps == 1:
         return None
-    scores = run_attack(attack, score_fn, clean_images, pipeline.image_keys(seed, list(pixels))).scores
-    before = jnp.asarray([float(table.rows[name]["score_adversarial_float"]) for name in pixels])
-    return float(gain(attack.objective(before), attack.objective(scores)))
+    scores = run_attack(attack, scorers.score, clean_images, keys, gradient_fn=scorers.gradient).scores
+    before = batch.send(replicas, np.array([float(table.rows[n]["score_adversarial_float"]) for n in batch.names]))
+    falls = batch.fetch(attack.objective(before.astype(scores.dtype)) - attack.objective(scores))
+    return float(np.mean(falls))

@@ -21,7 +21,8 @@ import jax
 import numpy as np
 
 import nriqa_jax
-from experiments.cli import UserError
+from experiments import processes
+from experiments.errors import UserError
 from weights_convert.store import write_atomic
 
 Row = dict[str, str]
@@ -33,7 +34,10 @@ ATTACK_COLUMNS = (
 )
 
 # What a run may be continued under although it differs: the machine, and paths whose content is recorded otherwise.
-_FREE = ("versions", "git_revision", "device", "flags.out", "flags.images", "flags.weights")
+_FREE = (
+    *("versions", "git_revision", "device", "flags.out", "flags.images", "flags.weights", "flags.devices"),
+    *("flags.coordinator", "flags.num_processes", "flags.process_id"),
+)
 
 
 class Table:
@@ -47,12 +51,7 @@ class Table:
         """
         self.path, self.columns = path, tuple(columns)
         self.rows: dict[str, Row] = {}
-        if path.exists():
-            with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-                reader = csv.DictReader(file)
-                if tuple(reader.fieldnames or ()) != self.columns:
-                    raise UserError(f"{path} has other columns than this script writes; choose another --out")
-                self.rows = {row["image"]: row for row in reader}
+        self._read([path, *self._parts()])
 
     def keep(self, names: Iterable[str]) -> None:
         """Drop the rows of all other images."""
@@ -66,13 +65,40 @@ class Table:
             self.rows[cells["image"]] = cells
         self.write()
 
+    def merge(self) -> None:
+        """Make one file of what all processes found; each must call this when it is done."""
+        processes.wait_for_all(f"{self.path.name} is written")
+        if processes.is_first():
+            parts = self._parts()  # without other processes, those of an interrupted run: their rows are known
+            self._read(parts if processes.several() else [])
+            self._save(self.path)
+            for part in parts:
+                part.unlink()
+        processes.wait_for_all(f"{self.path.name} is merged")
+
     def write(self) -> None:
-        """Write the table, in order of image name."""
+        """Write the table, in order of image name; beside those of other processes, if there are any."""
+        part = f"{self.path.stem}.part-{jax.process_index()}.csv"
+        self._save(self.path.with_name(part) if processes.several() else self.path)
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.path.parent.glob(f"{self.path.stem}.part-*.csv"))
+
+    def _read(self, paths: Iterable[Path]) -> None:
+        for path in paths:
+            if path.exists():
+                with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+                    reader = csv.DictReader(file)
+                    if tuple(reader.fieldnames or ()) != self.columns:
+                        raise UserError(f"{path} has other columns than this script writes; choose another --out")
+                    self.rows |= {row["image"]: row for row in reader}
+
+    def _save(self, path: Path) -> None:
         text = io.StringIO()
         writer = csv.DictWriter(text, self.columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows[name] for name in sorted(self.rows))
-        write_atomic(self.path, text.getvalue().encode("utf-8", "surrogateescape"))
+        write_atomic(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
     def numbers(self, column: str) -> np.ndarray:
         """A column of the successful rows, in order of name; empty cells are NaN."""
@@ -114,10 +140,11 @@ def open_run(folder: Path, config: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
             _check_same_run(path, config)
-        else:
+        elif processes.is_first():
             write_json(path, config)
     except OSError as error:
         raise UserError(f"--out={folder} cannot be written: {error.strerror}") from error
+    processes.wait_for_all("the folder of the run exists")
 
 
 def _check_same_run(path: Path, config: Mapping[str, Any]) -> None:
@@ -172,15 +199,18 @@ def _finite(tree: Any) -> Any:
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
-def provenance() -> dict[str, Any]:
-    """Versions, revision and device, for ``config.json``."""
+def provenance(gradients: str) -> dict[str, Any]:
+    """Versions, revision, device and precision (``gradients``: that of gradients), for ``config.json``."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "pillow", "safetensors")
     versions = {name: metadata.version(name) for name in packages}
     return {
         "versions": {"nriqa_jax": nriqa_jax.__version__, "python": sys.version.split()[0], **versions},
         "git_revision": _git_revision(),
         "device": f"{jax.default_backend()} x{jax.local_device_count()} ({jax.devices()[0].device_kind})",
-        "precision": str(jax.config.jax_default_matmul_precision or "default"),  # type: ignore[attr-defined]
+        "precision": {
+            "scores": f"float32, {jax.config.jax_default_matmul_precision or 'default'}",  # type: ignore[attr-defined]
+            "gradients": gradients,
+        },
     }
 
 

@@ -2,37 +2,36 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
 
 from tqdm import tqdm
 
-Item = TypeVar("Item")
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-def progress(items: Sequence[Item], counts: Sequence[int]) -> Iterator[Item]:
-    """Pass items on, showing how many images of how many are done; ``counts`` are the images of each item."""
-    if sys.stderr.isatty():
-        with tqdm(total=sum(counts), unit="image", smoothing=0.1) as bar:
-            for item, count in zip(items, counts):
-                yield item
-                bar.update(count)
-    else:
-        yield from _lines(items, counts)
+class Progress:
+    """Shows how many images of how many are done."""
 
+    def __init__(self, total: int) -> None:
+        """Start with none done."""
+        self._total, self._done = total, 0
+        self._start = self._last = time.monotonic()
+        self._bar = tqdm(total=total, unit="image", smoothing=0.1) if sys.stderr.isatty() and total else None
 
-def _lines(items: Sequence[Item], counts: Sequence[int]) -> Iterator[Item]:
-    start = last = time.monotonic()
-    done, total = 0, sum(counts)
-    for item, count in zip(items, counts):
-        yield item
-        done, now = done + count, time.monotonic()
-        if now - last >= _SECONDS_BETWEEN_LINES or done == total:
-            speed = done / (now - start)
-            print(
-                f"{done}/{total} images, {speed:.2f} images/s, {(total - done) / speed:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
-            last = now
+    def advance(self, count: int) -> None:
+        """Count images as done."""
+        self._done += count
+        if self._bar is not None:
+            self._bar.update(count)
+            return
+        now = time.monotonic()
+        if now - self._last >= _SECONDS_BETWEEN_LINES or self._done == self._total:
+            speed = self._done / max(now - self._start, 1e-9)
+            left = (self._total - self._done) / speed
+            line = f"{self._done}/{self._total} images, {speed:.2f} images/s, {left:.0f} s left"
+            print(line, file=sys.stderr, flush=True)
+            self._last = now
+
+    def close(self) -> None:
+        """Leave the terminal as it should be."""
+        if self._bar is not None:
+            self._bar.close()

@@ -6,15 +6,15 @@ Writes scores.csv: one row per image, in order of name. Run again, it continues 
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+import jax
 import numpy as np
 
-from experiments import cli, ledger, pipeline, settings, summary
+from experiments import cli, ledger, loading, pipeline, processes, settings, summary
 from nriqa_jax.image import from_uint8
-from nriqa_jax.parallel import call_padded, run_score
+from nriqa_jax.parallel import call
+from nriqa_jax.types import ScoreFn, Scores
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,20 +24,28 @@ class Config(settings.Common):
 
 def run(config: Config) -> ledger.Table:
     """Score images into ``config.out``; returns the table ``scores.csv``."""
-    model, score_fn, description = settings.load_model(config)
+    model, scorers, details = settings.load_model(config)
     out = Path(config.out)
     images = pipeline.survey(Path(config.images), out, model.preprocess.min_side)
-    ledger.open_run(out, pipeline.run_config("score_images", config, images, description))
+    ledger.open_run(out, pipeline.run_config("score_images", config, images, details))
     table = ledger.Table(out / "scores.csv", ledger.SCORE_COLUMNS)
     timings = ledger.Table(out / "timings.csv", pipeline.TIMING_COLUMNS)
+    replicas = settings.replicas(config, scorers)
 
-    def work(names: Sequence[str], pixels: pipeline.Pixels, size: int) -> Sequence[Mapping[str, Mapping[str, Any]]]:
-        scores = call_padded(lambda pixels: run_score(score_fn, from_uint8(pixels)), size, pixels)
-        return [{name: {"score": score} for name, score in zip(names, scores)}]
+    def work(batch: loading.Batch) -> pipeline.Cells:
+        scores = batch.fetch(call(score_pixels, replicas.on(batch.devices).score, batch.rows))
+        return [{name: {"score": score} for name, score in zip(batch.names, scores)}]
 
-    pipeline.run_rows(images, config.batch_size, [table, timings], work)
-    ledger.write_summary(out, [table], lambda: summary.of_scores(table))
+    sizes = settings.sizes_of_batches(config, scorers, images)
+    pipeline.Rows(images, [table, timings], sizes, replicas, out).fill(work)
+    if processes.is_first():
+        ledger.write_summary(out, [table], lambda: summary.of_scores(table))
     return table
+
+
+def score_pixels(score_fn: ScoreFn, pixels: jax.Array) -> Scores:
+    """Scores of 8-bit images."""
+    return score_fn(from_uint8(pixels))
 
 
 def main(config: Config) -> int:
@@ -45,7 +53,8 @@ def main(config: Config) -> int:
     table = run(config)
     scores = table.numbers("score")
     mean = f", mean score {np.mean(scores):.4f}" if len(scores) else ""
-    print(f"{len(scores)} of {len(table.rows)} images scored{mean}; see {config.out}/scores.csv")
+    if processes.is_first():
+        print(f"{len(scores)} of {len(table.rows)} images scored{mean}; see {config.out}/scores.csv")
     return pipeline.exit_code(table)
 
 

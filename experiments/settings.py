@@ -1,17 +1,26 @@
 """The settings that scripts on a model and a folder of images share, and what they resolve to."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from experiments import cli, ledger, weights
+from experiments import batch_sizes, cli, ledger, weights
 from experiments.catalog import MODELS
-from nriqa_jax.models.model import Model
+from experiments.loading import ImageSet
+from nriqa_jax.memory import rematerialize
+from nriqa_jax.models.model import Model, Variables
+from nriqa_jax.parallel import Replicas
+
+Partial = jax.tree_util.Partial
+PRECISIONS = ("highest", "tf32", "bf16")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Common:
+class Common(cli.Machine):
     """Settings of every script that runs a model on images."""
 
     model: str = cli.flag(cli.REQUIRED, "Quality model.", MODELS)
@@ -19,26 +28,94 @@ class Common:
     protocol: str = cli.flag("", "Test protocol of the model: published or grid; by default the model's first.")
     images: str = cli.flag(cli.REQUIRED, "Folder of images (with its sub-folders), or one image file.")
     out: str = cli.flag(cli.REQUIRED, "Run folder; the same command run again continues an interrupted run.")
-    batch_size: int = cli.flag(16, "Largest number of images computed together.")
+    batch_size: int = cli.flag(0, "Largest number of images computed together on a device; 0 is as memory allows.")
     seed: int = cli.flag(0, "Seed of random weights, starts and noise.")
 
 
-def load_model(config: Common) -> tuple[Model, jax.tree_util.Partial, dict[str, Any]]:
-    """The model, its score function, and what ``config.json`` says of them.
+class Scorers(NamedTuple):
+    """A model as functions of images, with its weights as data.
+
+    Attributes:
+      score: in float32 with exact products; gives all reported scores.
+      gradient: what attacks differentiate, where it is another function.
+    """
+
+    score: Partial
+    gradient: Partial | None = None
+
+
+class Loaded(NamedTuple):
+    """A model that is ready to use.
+
+    Attributes:
+      model: its description.
+      scorers: its functions.
+      details: what ``config.json`` says of them.
+    """
+
+    model: Model
+    scorers: Scorers
+    details: dict[str, Any]
+
+
+def load_model(config: Common, precision: str = "highest", remat: bool = False) -> Loaded:
+    """The model of a run.
+
+    Args:
+      config: settings of the run.
+      precision: of gradients, one of `PRECISIONS`.
+      remat: whether to save memory in gradients by computing more.
 
     Raises:
       cli.UserError: when a setting does not make sense.
     """
-    if config.batch_size < 1:
-        raise cli.UserError(f"--batch_size={config.batch_size} must be at least 1")
+    if config.batch_size < 0:
+        raise cli.UserError(f"--batch_size={config.batch_size} must be at least 1, or 0 for what memory allows")
+    cli.devices(config)
     model = MODELS[config.model]()
     try:
         model = model.with_protocol(config.protocol) if config.protocol else model
     except ValueError as error:
         raise cli.UserError(f"--protocol={config.protocol}: {error}") from error
     variables, digest = weights.load(config.weights, model, config.seed)
-    description = {"model": describe(model), "weights_sha256": digest, **ledger.provenance()}
-    return model, model.score_fn(variables), description
+    score = model.score_fn(model.prepare(variables))
+    gradient = gradient_fn(model, variables, score, precision)
+    if remat:
+        gradient = rematerialize(gradient or score)
+    details = {"model": describe(model), "weights_sha256": digest, **ledger.provenance(precision)}
+    return Loaded(model, Scorers(score, gradient), details)
+
+
+def gradient_fn(model: Model, variables: Variables, score: Partial, precision: str) -> Partial | None:
+    """What attacks differentiate at a precision; None where it is the score function itself."""
+    if precision == "bf16":
+        return model.score_fn(model.prepare(variables, jnp.bfloat16))
+    if precision == "tf32":
+        return Partial(_with_fast_products(score.func), *score.args)
+    return None
+
+
+def _with_fast_products(apply: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    def fast(*arguments: Any) -> jax.Array:
+        with jax.default_matmul_precision("tensorfloat32"):
+            return apply(*arguments)
+
+    return fast
+
+
+def replicas(config: Common, scorers: Scorers) -> Replicas:
+    """The model on the devices of a run."""
+    return Replicas(scorers, cli.devices(config))
+
+
+def sizes_of_batches(config: Common, scorers: Scorers, images: ImageSet) -> batch_sizes.BatchSizes:
+    """How many images of each size to compute together; as an earlier part of the run settled, if there was one."""
+    if config.batch_size or not images.sizes:
+        default = batch_sizes.fixed(config.batch_size or 1)
+    else:
+        largest = max(images.sizes.values(), key=lambda size: size[0] * size[1])
+        default = batch_sizes.automatic(scorers.gradient or scorers.score, largest, len(cli.devices(config)))
+    return batch_sizes.BatchSizes(Path(config.out) / "batch_sizes.json", default)
 
 
 def describe(model: Model) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from experiments.distortions import labelled_set
 from nriqa_jax.metrics.correlation import srocc
 from nriqa_jax.models.model import Variables
 from nriqa_jax.models.tinyiqa import tinyiqa
-from nriqa_jax.parallel import run_score
+from nriqa_jax.parallel import call
 from weights_convert.store import describe, save_variables
 
 
@@ -112,7 +112,7 @@ def evaluate(variables: Variables, data: Mapping[str, tuple[np.ndarray, float]])
     """SROCC between scores of whole images and their labels."""
     images, labels = _stack(data)
     score_fn = tinyiqa().score_fn(variables)
-    scores = [run_score(score_fn, jnp.asarray(image[None], jnp.float32) / 255.0) for image in images]
+    scores = [call(score_fn, jnp.asarray(image[None], jnp.float32) / 255.0) for image in images]
     return srocc(np.concatenate(scores), labels)
 
 

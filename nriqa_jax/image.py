@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from nriqa_jax.types import Images
+from nriqa_jax.windows import split
 
 # Integer weights of ITU-R 601 luma out of 65536, as used by common image libraries for RGB to grey.
 _LUMA_WEIGHTS = (19595.0, 38470.0, 7471.0)
@@ -32,7 +33,8 @@ def luma_8bit(images: Images) -> Float[Array, "batch height width 1"]:
     For pixels that are multiples of 1/255 the levels equal the integer formula
     ``(19595 R + 38470 G + 7471 B + 32768) >> 16`` exactly: all its terms are below 2**24, hence exact in float32.
     """
-    weighted = jnp.sum(images * 255.0 * jnp.asarray(_LUMA_WEIGHTS, images.dtype), axis=-1, keepdims=True)
+    terms = [channel * 255.0 * weight for channel, weight in zip(split(images, -1), _LUMA_WEIGHTS)]
+    weighted = jax.tree.reduce(jnp.add, terms)[..., None]
     levels = jnp.floor((weighted + 32768.0) / 65536.0)
     return straight_through(levels / 255.0, weighted / (255.0 * 65536.0))
 
@@ -40,12 +42,15 @@ def luma_8bit(images: Images) -> Float[Array, "batch height width 1"]:
 def box_mean(
     images: Float[Array, "*n height width channels"],
 ) -> Float[Array, "*n height width channels"]:
-    """Mean over 3x3 neighbourhoods; the border is mirrored, its own pixel included."""
-    height, width = images.shape[-3:-1]
-    pads = [(0, 0)] * (images.ndim - 3) + [(1, 1), (1, 1), (0, 0)]
-    x = jnp.pad(images, pads, mode="symmetric")
-    shifted = [x[..., i : i + height, j : j + width, :] for i in range(3) for j in range(3)]
-    return jax.tree.reduce(jnp.add, shifted) / 9.0
+    """Mean over 3x3 neighbourhoods; the border is mirrored, its own pixel included. Meant for small patches."""
+    rows, columns = (_tridiagonal_mean(side).astype(images.dtype) for side in images.shape[-3:-1])
+    return jnp.einsum("ij,kl,...jlc->...ikc", rows, columns, images)
+
+
+def _tridiagonal_mean(length: int) -> Float[np.ndarray, "{length} {length}"]:
+    """Mean of each entry and its two neighbours, as a matrix; the border is its own neighbour."""
+    neighbours = np.clip(np.arange(length) + np.array([[-1], [0], [1]]), 0, length - 1)
+    return sum(np.eye(length)[row] for row in neighbours) / 3.0
 
 
 def to_uint8(images: Float[Array, "*n"]) -> UInt8[Array, "*n"]:
@@ -98,9 +103,26 @@ def crops(
     return jnp.stack([images[:, y : y + size, x : x + size] for y, x in corners], axis=1)
 
 
+def grid_crops(
+    images: Float[Array, "batch height width channels"], rows: tuple[int, ...], columns: tuple[int, ...], size: int
+) -> Float[Array, "batch views size size channels"]:
+    """Square windows at all combinations of top and left offsets, row by row; one axis after the other is fast."""
+    bands = _windows(images, 1, rows, size)
+    views = jnp.moveaxis(_windows(bands, 3, columns, size), 3, 2)
+    return views.reshape(len(images), -1, *views.shape[3:])
+
+
+def _windows(x: Float[Array, "*_"], axis: int, offsets: tuple[int, ...], size: int) -> Float[Array, "*_"]:
+    """Windows along an axis, which becomes two: windows and positions."""
+    if all(offset == offsets[0] + i * size for i, offset in enumerate(offsets)):  # tiles
+        x = jax.lax.slice_in_dim(x, offsets[0], offsets[-1] + size, axis=axis)
+        return x.reshape(*x.shape[:axis], len(offsets), size, *x.shape[axis + 1 :])
+    return jnp.stack([jax.lax.slice_in_dim(x, start, start + size, axis=axis) for start in offsets], axis=axis)
+
+
 def covering_crops(
     images: Float[Array, "batch height width channels"], size: int
 ) -> Float[Array, "batch views size size channels"]:
     """The fewest evenly spread square windows that together cover every pixel, row by row."""
     rows, columns = (covering_offsets(side, size) for side in images.shape[1:3])
-    return crops(images, tuple((y, x) for y in rows for x in columns), size)
+    return grid_crops(images, rows, columns, size)

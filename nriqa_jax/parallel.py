@@ -1,123 +1,210 @@
-"""The driver: the only place with jit, batching and padding. Functions that it maps stay plain batch functions."""
+"""The driver: the only place with jit, devices, batching and padding. What it maps stays plain batch functions.
 
-from collections.abc import Callable, Sequence
+Images are spread over the devices of one process along one axis. A `Unit` of images is what one device computes at a
+time; its composition depends on the data set and the batch size alone. Every device runs the same program on units
+of the same size, so results are the same to the last bit on one device and on many.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, PyTree
 
-from nriqa_jax.types import AttackResult, Images, Keys, ScoreFn, Scores, StepwiseAttack
+from nriqa_jax.types import AttackResult, Images, Keys, ScoreFn, StepwiseAttack
 
 
-class Batch(NamedTuple):
-    """Items that are computed together.
+class Unit(NamedTuple):
+    """Items that one device computes together.
 
     Attributes:
       items: positions in the data set.
-      size: number of rows after padding; equal for all batches of one shape, so each shape compiles once.
+      size: number of rows after padding; equal for all units of one shape, so each shape compiles once.
     """
 
     items: tuple[int, ...]
     size: int
 
+    def halves(self) -> list["Unit"]:
+        """Two units of half the size; one, where the second would be empty."""
+        size = -(-self.size // 2)
+        return [Unit(items, size) for items in (self.items[:size], self.items[size:]) if items]
 
-def plan_batches(shapes: Sequence[Any], batch_size: int) -> list[Batch]:
-    """Group items of equal shape into batches of equal size.
+
+def plan_units(shapes: Sequence[Hashable], batch_size: Callable[[Any], int]) -> list[Unit]:
+    """Group items of equal shape into units of equal size.
 
     The plan depends on the shapes and their order alone, so an interrupted run that plans again finds the same
-    batches. Batches of one shape are as even as possible, to keep padding small.
+    units. Units of one shape are as even as possible, to keep padding small.
 
     Args:
-      shapes: hashable shape of each item.
-      batch_size: largest number of items in a batch.
+      shapes: shape of each item.
+      batch_size: largest number of items in a unit of a shape.
     """
-    buckets: dict[Any, list[int]] = {}
+    buckets: dict[Hashable, list[int]] = {}
     for item, shape in enumerate(shapes):
         buckets.setdefault(shape, []).append(item)
-    batches = []
-    for items in buckets.values():
-        count = -(-len(items) // batch_size)
+    units = []
+    for shape, items in buckets.items():
+        count = -(-len(items) // batch_size(shape))
         size = -(-len(items) // count)
-        batches += [Batch(tuple(items[start : start + size]), size) for start in range(0, len(items), size)]
-    return batches
+        units += [Unit(tuple(items[start : start + size]), size) for start in range(0, len(items), size)]
+    return units
 
 
-def call_padded(fn: Callable[..., PyTree], size: int, *arguments: PyTree) -> PyTree:
-    """``fn`` of arguments padded to ``size`` rows, cut back to their own number of rows.
+def group_units(units: Sequence[Unit], same: Callable[[Unit], Hashable], devices: int) -> list[tuple[Unit, ...]]:
+    """Put units of one kind together, one for each device, on no more devices than keep the number of rounds.
 
     Args:
-      fn: maps trees of arrays with the batch axis first to such a tree.
-      size: number of rows to compute with.
-      arguments: trees of host or device arrays with at most ``size`` rows; the last row is repeated.
-
-    Returns:
-      The outputs on the host.
+      units: units to compute.
+      same: units that agree in this may be computed together.
+      devices: number of devices.
     """
-    rows = len(jax.tree.leaves(arguments)[0])
-    outputs = fn(*jax.tree.map(partial(_pad_rows, size=size), arguments))
-    return jax.tree.map(lambda output: np.asarray(output)[:rows], outputs)
+    kinds: dict[Hashable, list[Unit]] = {}
+    for unit in units:
+        kinds.setdefault((same(unit), unit.size), []).append(unit)
+    groups = []
+    for members in kinds.values():
+        rounds = -(-len(members) // devices)
+        width = -(-len(members) // rounds)
+        groups += [tuple(members[start : start + width]) for start in range(0, len(members), width)]
+    return groups
 
 
-def _pad_rows(rows: np.ndarray | Array, size: int) -> Array:
-    missing = size - len(rows)
-    return jnp.concatenate([rows, jnp.repeat(rows[-1:], missing, axis=0)]) if missing else jnp.asarray(rows)
+class Replicas:
+    """A score function, or any tree of weights, with a copy on every device of this process that works on a group."""
+
+    def __init__(self, tree: PyTree, devices: Sequence[jax.Device] | None = None) -> None:
+        """Use some devices; by default all of this process."""
+        self.devices = list(devices or jax.local_devices())
+        self._tree = tree
+        self._copies: dict[int, PyTree] = {}
+
+    def on(self, count: int) -> PyTree:
+        """The tree on the first ``count`` devices."""
+        if count not in self._copies:
+            self._copies[count] = jax.device_put(self._tree, self._sharding(count, PartitionSpec()))
+        return self._copies[count]
+
+    def rows(self, count: int, tree: PyTree) -> PyTree:
+        """Host or device arrays with ``count`` equal shares of rows, a share on each of the first devices."""
+        return jax.device_put(tree, self._sharding(count, PartitionSpec("images")))
+
+    def _sharding(self, count: int, spec: PartitionSpec) -> NamedSharding:
+        return NamedSharding(Mesh(np.array(self.devices[:count]), ("images",)), spec)
 
 
-def run_score(score_fn: ScoreFn, images: Images) -> Scores:
-    """Score a batch in one compiled program per shape."""
-    return _score(_as_pytree(score_fn), images)
+def call(fn: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
+    """A function of arrays, compiled once per shape; give weights as data, in a ``jax.tree_util.Partial``."""
+    return _call(_as_pytree(fn), *arguments)
 
 
 def run_attack(
-    attack: StepwiseAttack, score_fn: ScoreFn, images: Images, keys: Keys, *, fused: bool | None = None
+    attack: StepwiseAttack,
+    score_fn: ScoreFn,
+    images: Images,
+    keys: Keys,
+    *,
+    gradient_fn: ScoreFn | None = None,
+    fused: bool | None = None,
 ) -> AttackResult:
     """Attack a batch, compiling once per shape and kind of attack.
 
     Args:
       attack: any attack made of steps; its real-valued settings may change without a new compilation.
-      score_fn: model under attack.
+      score_fn: model under attack, which gives the reported scores.
       images: clean images.
       keys: one key per image.
+      gradient_fn: the same model as it is differentiated, where that is in lower precision.
       fused: run all steps as one program. By default only on accelerators: loops of convolutions inside one program
         are 2-5 times slower on CPUs than the same steps called one by one. The results agree.
     """
     score_fn = _as_pytree(score_fn)
+    gradient_fn = score_fn if gradient_fn is None else _as_pytree(gradient_fn)
+    sharding = images.sharding
+    state = _init(attack, gradient_fn, images, keys, sharding)
     if jax.default_backend() != "cpu" if fused is None else fused:
-        return _run(attack, score_fn, images, keys)
-    state, losses = _init(attack, score_fn, images, keys), []
-    for _ in range(attack.steps):
-        state, loss = _step(attack, score_fn, images, state)
-        losses.append(loss)
-    return _finish(attack, score_fn, images, state, jnp.stack(losses))
+        state, losses = _steps(attack, gradient_fn, images, state)
+    else:
+        trace: list[Array] = []
+        for _ in range(attack.steps):
+            state, loss = _step(attack, gradient_fn, images, state, sharding)
+            trace.append(loss)
+        losses = _stack(trace)
+    return _finish(attack, score_fn, images, state, losses)
 
 
-def _as_pytree(score_fn: ScoreFn) -> ScoreFn:
+def gather(rows: np.ndarray) -> np.ndarray:
+    """The rows of all processes, in order of process, on every process; for quantities that need the whole set.
+
+    Args:
+      rows: numbers with any count of rows; the counts may differ between processes.
+    """
+    if jax.process_count() == 1:
+        return rows
+    from jax.experimental import multihost_utils  # imports much that one process does not need
+
+    counts = np.ravel(multihost_utils.process_allgather(np.array([len(rows)])))
+    padded = np.zeros((max(counts), *rows.shape[1:]), rows.dtype)
+    padded[: len(rows)] = rows
+    everything = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(counts), *padded.shape)
+    return np.concatenate([part[:count] for part, count in zip(everything, counts)])
+
+
+def _as_pytree(fn: Any) -> Any:
     """Let plain functions pass through jit as constants, as pytree callables pass as data."""
-    is_leaf = jax.tree_util.treedef_is_leaf(jax.tree.structure(score_fn))
-    return jax.tree_util.Partial(score_fn) if is_leaf else score_fn
+    is_leaf = jax.tree_util.treedef_is_leaf(jax.tree.structure(fn))
+    return jax.tree_util.Partial(fn) if is_leaf else fn
 
 
 @jax.jit
-def _score(score_fn: ScoreFn, images: Images) -> Scores:
-    return score_fn(images)
+def _call(fn: Any, *arguments: PyTree) -> PyTree:
+    return fn(*arguments)
 
 
-@jax.jit
-def _run(attack: StepwiseAttack, score_fn: ScoreFn, images: Images, keys: Keys) -> AttackResult:
-    return attack(score_fn, images, keys)
+@partial(jax.jit, static_argnums=4)
+def _init(attack: StepwiseAttack, score_fn: ScoreFn, images: Images, keys: Keys, sharding: Sharding) -> PyTree:
+    return _spread(attack.init(score_fn, images, keys), len(images), sharding)
 
 
-@jax.jit
-def _init(attack: StepwiseAttack, score_fn: ScoreFn, images: Images, keys: Keys) -> PyTree:
-    return attack.init(score_fn, images, keys)
+@partial(jax.jit, donate_argnums=3, static_argnums=4)
+def _step(
+    attack: StepwiseAttack, score_fn: ScoreFn, images: Images, state: PyTree, sharding: Sharding
+) -> tuple[PyTree, Array]:
+    state, losses = attack.step(score_fn, images, state)
+    return _spread(state, len(images), sharding), losses
+
+
+def _spread(state: PyTree, rows: int, sharding: Sharding) -> PyTree:
+    """Lay a state out as the images are, so that steps find it as the start left it and compile once."""
+    if not isinstance(sharding, NamedSharding):
+        return state
+
+    def place(leaf: Array) -> Array:
+        axes = [axis for axis in (0, 1) if leaf.shape[axis : axis + 1] == (rows,)]  # axis 0 may be restarts
+        if len(axes) != 1:
+            return leaf
+        spec = PartitionSpec(*(None,) * axes[0], "images")
+        return jax.lax.with_sharding_constraint(leaf, NamedSharding(sharding.mesh, spec))
+
+    return jax.tree.map(place, state)
 
 
 @partial(jax.jit, donate_argnums=3)
-def _step(attack: StepwiseAttack, score_fn: ScoreFn, images: Images, state: PyTree) -> tuple[PyTree, Array]:
-    return attack.step(score_fn, images, state)
+def _steps(attack: StepwiseAttack, score_fn: ScoreFn, images: Images, state: PyTree) -> tuple[PyTree, Array]:
+    def step(state: PyTree, _: None) -> tuple[PyTree, Array]:
+        return attack.step(score_fn, images, state)
+
+    return jax.lax.scan(step, state, None, length=attack.steps)
+
+
+@jax.jit
+def _stack(trace: list[Array]) -> Array:
+    return jnp.stack(trace)
 
 
 @jax.jit

@@ -23,6 +23,8 @@ from PIL import Image
 
 from experiments import cli
 
+jax.config.update("jax_num_cpu_devices", 2)  # scripts in this process use both
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 

@@ -163,7 +163,17 @@ BAD_FLAGS = {
     "steps of fgsm": ({"attack": "fgsm", "steps": 3}, "--steps does not apply to --attack=fgsm"),
     "restarts of ifgsm": ({"restarts": 2}, "--restarts does not apply to --attack=ifgsm"),
     "steps text": ({"steps": "ten"}, "steps", "ten"),
-    "no batch": ({"batch_size": 0}, "--batch_size=0 must be at least 1"),
+    "no batch": ({"batch_size": -1}, "--batch_size=-1 must be at least 1, or 0 for what memory allows"),
+    "no devices": ({"devices": -1}, "--devices=-1: there are 2 devices; give 0 for all of them"),
+    "half a cluster": (
+        {"num_processes": 2},
+        "--coordinator=HOST:PORT, --num_processes and --process_id belong together",
+    ),
+    "no such process": (
+        {"coordinator": "localhost:1", "num_processes": 2, "process_id": 2},
+        "--process_id=2 must be below --num_processes=2",
+    ),
+    "precision": ({"precision": "fp8"}, "highest|tf32|bf16"),
     "no target": ({"objective": "target"}, "--target=SCORE and --objective=target belong together"),
     "idle target": ({"target": 50}, "belong together"),
     "no protocol": ({"protocol": "random"}, "--protocol=random", "published, grid"),
@@ -234,7 +244,7 @@ def test_an_impossible_folder(script):
     assert message.count("\n") == 1
 
 
-@pytest.mark.parametrize("setting", [{"batch_sizes": "a"}, {"batch_sizes": "0"}, {"models": "vgg"}, {"repeats": 0}])
+@pytest.mark.parametrize("setting", [{"batch_sizes": "a"}, {"batch_sizes": "0"}, {"cases": "vgg"}, {"repeats": 0}])
 def test_bad_benchmarks(script, setting):
     code, printed, message = script(bench_speed, **setting)
     assert code == 2

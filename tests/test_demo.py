@@ -8,7 +8,7 @@ from experiments import demo, photographs, settings
 from experiments.distortions import DISTORTIONS, labelled_set
 from nriqa_jax.image import from_uint8
 from nriqa_jax.models.tinyiqa import tinyiqa
-from nriqa_jax.parallel import run_score
+from nriqa_jax.parallel import call
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +38,9 @@ def test_copies_are_reproducible(copies):
 def test_the_embedded_model_ranks_unseen_photographs(copies):
     """SROCC between scores and labels; none of these photographs was trained on."""
     config = settings.Common(model="tinyiqa", weights="embedded", images="", out="")
-    _, score_fn, description = settings.load_model(config)
+    _, scorers, description = settings.load_model(config)
     batches = np.split(np.stack([pixels for pixels, _ in copies.values()]), len(copies) // 21)
-    scores = np.concatenate([run_score(score_fn, from_uint8(jnp.asarray(batch))) for batch in batches])
+    scores = np.concatenate([call(scorers.score, from_uint8(jnp.asarray(batch))) for batch in batches])
     assert demo.srocc(scores, [label for _, label in copies.values()]) >= 0.85
     assert len(description["weights_sha256"]) == 64
 

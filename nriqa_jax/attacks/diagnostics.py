@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from nriqa_jax.types import Images, Keys
 
@@ -68,8 +67,3 @@ def findings(checks: Checks) -> list[str]:
     if checks.more_steps is not None and checks.more_steps < 0:
         warnings.append("Twice the steps did worse on a sample: the attack has not converged, or gradients are noisy.")
     return warnings
-
-
-def gain(losses_before: Float[Array, " batch"], losses_after: Float[Array, " batch"]) -> Float[Array, ""]:
-    """Mean fall of the objective."""
-    return jnp.mean(losses_before - losses_after)

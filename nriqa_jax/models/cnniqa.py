@@ -1,5 +1,7 @@
 """CNNIQA (Kang et al., CVPR 2014): a shallow network on locally normalised 32x32 grey patches."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -26,12 +28,7 @@ class CNNIQA(nn.Module):
 
 
 class ExtremeResponses(nn.Module):
-    """Convolution followed by the maximum and the minimum of each response map.
-
-    Only the windows that win carry a gradient, so they are found without one and gathered again with one: the same
-    value and derivatives, without a backward pass over whole maps. The first of several equal windows wins, as in
-    PyTorch.
-    """
+    """Convolution followed by the maximum and the minimum of each response map."""
 
     features: int
     window: int
@@ -41,19 +38,51 @@ class ExtremeResponses(nn.Module):
         """Maxima of all maps, then minima."""
         kernel = self.param("kernel", he_normal, (self.window, self.window, 1, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        maps = conv2d(*jax.lax.stop_gradient((patches, kernel)))
-        columns = maps.shape[2]
-        maps = maps.reshape(maps.shape[0], -1, self.features)
-        winners = jnp.stack([_first(maps, find(maps, axis=1, keepdims=True)) for find in (jnp.max, jnp.min)], axis=1)
-        windows = _gather(patches[..., 0], winners // columns, winners % columns, self.window)
-        responses = jnp.einsum("neohw,hwo->neo", windows, kernel[:, :, 0]) + bias
+        responses = _extreme_responses(patches, kernel) + bias
         return responses.reshape(len(responses), -1)
 
 
-def _first(maps: Float[Array, "n m c"], values: Float[Array, "n 1 c"]) -> Int[Array, "n c"]:
-    """First position of each value; several times faster on CPUs than an argmax."""
-    positions = jax.lax.broadcasted_iota(jnp.int32, maps.shape, 1)
-    return jnp.min(jnp.where(maps == values, positions, maps.shape[1] - 1), axis=1)
+@jax.custom_jvp
+def _extreme_responses(patches: Float[Array, "n h w 1"], kernel: Float[Array, "k k 1 c"]) -> Float[Array, "n 2 c"]:
+    """Maxima and minima of the response maps.
+
+    Only the windows that win carry a derivative, so it is taken through those windows alone, gathered again, without
+    a pass over whole maps. The first of several equal windows wins, as in PyTorch.
+    """
+    maps = conv2d(patches, kernel)
+    return jnp.stack([jnp.max(maps, axis=(1, 2)), jnp.min(maps, axis=(1, 2))], axis=1)
+
+
+@_extreme_responses.defjvp
+def _extreme_responses_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    (patches, kernel), (d_patches, d_kernel) = primals, tangents
+    maps = conv2d(*jax.lax.stop_gradient(primals))
+    winners = [_first_extreme(maps, find) for find in (jnp.max, jnp.min)]
+    rows, columns = (jnp.stack(positions, axis=1) for positions in zip(*winners))
+
+    def respond(patches: Float[Array, "n h w 1"], kernel: Float[Array, "k k 1 c"]) -> Float[Array, "n 2 c"]:
+        windows = _gather(patches[..., 0], rows, columns, len(kernel))
+        return jnp.einsum("neohw,hwo->neo", windows, kernel[:, :, 0])
+
+    tangent = respond(d_patches, kernel) + respond(patches, d_kernel)
+    return _extreme_responses(patches, kernel), tangent
+
+
+def _first_extreme(
+    maps: Float[Array, "n h w c"], find: Callable[..., Array]
+) -> tuple[Int[Array, "n c"], Int[Array, "n c"]]:
+    """Row and column of the first maximum or minimum of each map, in one pass over the maps."""
+    by_row = find(maps, axis=2)
+    extreme = find(by_row, axis=1, keepdims=True)
+    row = _first(by_row, extreme)
+    line = jnp.take_along_axis(maps, row[:, None, None], axis=1)[:, 0]
+    return row, _first(line, extreme)
+
+
+def _first(values: Float[Array, "n m c"], wanted: Float[Array, "n 1 c"]) -> Int[Array, "n c"]:
+    """First position of each wanted value; several times faster on CPUs than an argmax."""
+    positions = jax.lax.broadcasted_iota(jnp.int32, values.shape, 1)
+    return jnp.min(jnp.where(values == wanted, positions, values.shape[1] - 1), axis=1)
 
 
 def _gather(
@@ -79,9 +108,8 @@ def _local_normalize(patches: Views) -> Views:
 
 def _published_views(images: Images) -> Views:
     # The published loop stops one patch early on a side that 32 divides.
-    rows, columns = (range(0, side - _PATCH, _PATCH) for side in images.shape[1:3])
-    patches = image.crops(image.luma_8bit(images), tuple((y, x) for y in rows for x in columns), _PATCH)
-    return _local_normalize(patches)
+    rows, columns = (tuple(range(0, side - _PATCH, _PATCH)) for side in images.shape[1:3])
+    return _local_normalize(image.grid_crops(image.luma_8bit(images), rows, columns, _PATCH))
 
 
 def _grid_views(images: Images) -> Views:

@@ -1,7 +1,7 @@
 """What a quality model of the zoo is: a network, a preprocessing, and what a user must know to read its scores."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from nriqa_jax.prepare import Variables, prepare
 from nriqa_jax.types import Images, Scores
 
 Views = Float[Array, "batch views rows columns channels"]
-Variables = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +71,19 @@ class Model:
         return self.network.init(key, jnp.zeros((1, *self.view_shape)))
 
     def apply(self, variables: Variables, images: Images) -> Scores:
-        """Score images: the mean network output over the views of each image."""
+        """Score images: the mean network output over the views of each image.
+
+        The network computes in the number format of its variables; preprocessing and the mean in that of the images.
+        """
         views = self.preprocess.views(images)
         batch, count = views.shape[:2]
-        scores: Any = self.network.apply(variables, views.reshape(batch * count, *views.shape[2:]))
-        return jnp.mean(scores.reshape(batch, count), axis=1)
+        views = views.reshape(batch * count, *views.shape[2:]).astype(jnp.result_type(*jax.tree.leaves(variables)))
+        scores: Any = self.network.apply(variables, views)
+        return jnp.mean(scores.reshape(batch, count).astype(images.dtype), axis=1)
+
+    def prepare(self, variables: Variables, dtype: Any = jnp.float32) -> Variables:
+        """The same weights laid out for fast inference in a number format; see ``nriqa_jax.prepare``."""
+        return prepare(self.network, variables, self.view_shape, dtype=dtype)
 
     def score_fn(self, variables: Variables) -> jax.tree_util.Partial:
         """The model as a `ScoreFn`: a pytree whose leaves are the weights."""

@@ -1,0 +1,187 @@
+"""PyTorch as its users run it: eager or compiled, in batches with frozen weights, or image by image as published."""
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from experiments.contenders import meter, weights
+from experiments.contenders.torch_models import build
+from experiments.contenders.worker import Runner
+from experiments.contenders.workloads import EPSILON, STEP_SIZE, STEPS, Workload, levels
+
+
+class Eager:
+    """Batches with frozen weights."""
+
+    def __init__(self, device: str, precision: str, *, channels_last: bool = False, compiled: bool = False) -> None:
+        """Set PyTorch up.
+
+        Args:
+          device: cpu or gpu.
+          precision: highest, tf32 or bf16; weights and activations are stored in bf16.
+          channels_last: memory format of weights and images.
+          compiled: compile networks with `torch.compile`.
+
+        Raises:
+          RuntimeError: when PyTorch does not find the device.
+        """
+        if device == "gpu" and not torch.cuda.is_available():
+            raise RuntimeError("PyTorch finds no gpu")
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        torch.backends.cudnn.benchmark = True
+        self.device = torch.device("cuda" if device == "gpu" else "cpu")
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        self.compiled = compiled
+
+    def facts(self) -> dict[str, Any]:
+        """Device and versions."""
+        cpu = self.device.type == "cpu"
+        name = f"cpu, {torch.get_num_threads()} threads" if cpu else torch.cuda.get_device_name()
+        return {
+            "device": "cpu" if cpu else "gpu",
+            "device_name": name,
+            "versions": {"torch": metadata.version("torch")},
+        }
+
+    def peak_flops(self) -> float:
+        """Rate of matrix products."""
+        side, products = (2048, 1) if self.device.type == "cpu" else (4096, 20)
+        matrix = torch.randn(side, side, device=self.device, dtype=self.dtype)
+        return meter.product_rate(lambda: matrix @ matrix, lambda _: self.wait(), side, products)
+
+    def count_flops(self, workload: Workload) -> int | None:
+        """Operations of matrix products and convolutions, forward and backward."""
+        network, images = self.model(workload.model), self.images(workload).requires_grad_()
+        with FlopCounterMode(display=False) as step:
+            network(images).sum().backward()  # the counter does not work with autograd.grad
+        with FlopCounterMode(display=False) as forward, torch.no_grad():
+            network(images)
+        counts = step.get_total_flops(), forward.get_total_flops()
+        return counts[0] if workload.task == "step" else STEPS * counts[0] + counts[1]
+
+    def prepare(self, workload: Workload) -> Runner:
+        """See `worker.Contender`."""
+        model, parts = self.model(workload.model), self.parts(self.images(workload))
+        bounds, state = [_bounds(part) for part in parts], list(parts)
+
+        def step() -> np.ndarray:
+            moved = [self.step(model, images, *bound) for images, bound in zip(state, bounds)]
+            state[:] = [images for images, _ in moved]
+            return self.host(torch.cat([scores for _, scores in moved]))
+
+        def attack() -> np.ndarray:
+            return self.host(torch.cat([self.attack(model, part)[1] for part in parts]))
+
+        return step if workload.task == "step" else attack
+
+    def attack(self, model: Any, clean: Tensor) -> tuple[Tensor, Tensor]:
+        """Adversarial images and their scores."""
+        images, (low, high) = clean, _bounds(clean)
+        for _ in range(STEPS):
+            images, _ = self.step(model, images, low, high)
+        with torch.no_grad():
+            return images, model(images)
+
+    def step(self, model: Any, images: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Images one step further, within bounds, and the scores before."""
+        gradient, scores = self.gradient(model, images.detach().requires_grad_())
+        return torch.clamp(images + STEP_SIZE * gradient.sign(), low, high), scores
+
+    def gradient(self, model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of each score with respect to its pixels, and the scores."""
+        scores = model(images)
+        return torch.autograd.grad(scores.sum(), images)[0], scores.detach()
+
+    def model(self, name: str) -> Any:
+        """The network with the shared weights, on the device, ready to be called."""
+        network = self.network(name).requires_grad_(False)
+        if not self.compiled:
+            return network
+        torch._dynamo.reset()
+        return torch.compile(network, dynamic=False)
+
+    def network(self, name: str) -> nn.Module:
+        """The network with the shared weights, on the device."""
+        network: Any = build(name, weights.TENSORS[name](), self.dtype)
+        return network.to(self.device, memory_format=self.format)
+
+    def parts(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What is computed together."""
+        return (images,)
+
+    def images(self, workload: Workload) -> Tensor:
+        """The clean images on the device."""
+        images = torch.from_numpy(levels(workload)).permute(0, 3, 1, 2)
+        return images.to(self.device).contiguous(memory_format=self.format)
+
+    def host(self, scores: Tensor) -> np.ndarray:
+        """Scores on the host, when everything that was started is done."""
+        self.wait()
+        return scores.detach().float().cpu().numpy()
+
+    def wait(self) -> None:
+        """Wait for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def reset_peak_memory(self) -> None:
+        """Of the process or of the device."""
+        meter.reset_peak_memory()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    def peak_memory(self) -> int | None:
+        """Of the process on a CPU, else of the device."""
+        return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else meter.peak_memory()
+
+
+class OneByOne(Eager):
+    """One image after another, with gradients of the weights computed as well, as the reference repositories do."""
+
+    def prepare(self, workload: Workload) -> Runner:
+        """See `worker.Contender`."""
+        return self._folder(workload) if workload.task == "folder" else super().prepare(workload)
+
+    def parts(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Single images."""
+        return images.split(1)
+
+    def model(self, name: str) -> Any:
+        """A network whose weights ask for gradients."""
+        return self.network(name)
+
+    def gradient(self, model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As in the base class, by a backward pass through everything."""
+        model.zero_grad()
+        scores = model(images)
+        scores.sum().backward()
+        assert images.grad is not None
+        return images.grad, scores.detach()
+
+    def _folder(self, workload: Workload) -> Runner:
+        """The usual loop over files."""
+        network, paths = self.network(workload.model), [Path(workload.folder) / name for name in workload.files]
+
+        def run() -> np.ndarray:
+            scores = []
+            for path in paths:
+                with Image.open(path) as picture:
+                    pixels = np.asarray(picture.convert("RGB"), np.float32) / 255
+                image = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.device)
+                with torch.no_grad():
+                    scores.append(network(image).item())
+            return np.array(scores)
+
+        return run
+
+
+def _bounds(clean: Tensor) -> tuple[Tensor, Tensor]:
+    """Lowest and highest admissible value of each pixel."""
+    return (clean - EPSILON).clamp(min=0), (clean + EPSILON).clamp(max=1)

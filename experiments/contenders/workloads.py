@@ -1,0 +1,92 @@
+"""What is measured: models, tasks, and the images that all contenders get. No framework is imported here."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+EPSILON, STEP_SIZE, STEPS = 4 / 255, 1 / 255, 10
+
+# Height and width of the images of each model.
+SIDES = {"hyperiqa": 224, "resnet50": 224, "cnniqa": 299}
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """One thing to do, which every contender does with the same weights and the same images.
+
+    Attributes:
+      model: key of `SIDES`.
+      task: ``step`` (score, pixel gradient, signed step, projection), ``ifgsm10`` (ten such steps from the clean
+        images, and the scores of the outcome) or ``folder`` (scores of image files).
+      batch: images per run.
+      side: height and width of the images; 0 for files.
+      folder: folder of the files.
+      files: their names in the folder.
+    """
+
+    model: str
+    task: str
+    batch: int
+    side: int = 0
+    folder: str = ""
+    files: tuple[str, ...] = ()
+
+    def message(self) -> dict[str, Any]:
+        """The workload as JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def read(cls, message: Mapping[str, Any]) -> "Workload":
+        """The inverse of `message`."""
+        return cls(**{**message, "files": tuple(message["files"])})
+
+
+CASES: Mapping[str, tuple[str, str]] = {
+    **{f"{model}_{task}": (model, task) for task in ("step", "ifgsm10") for model in SIDES},
+    "folder": ("cnniqa", "folder"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A contender.
+
+    Attributes:
+      target: ``module:callable``; called with device and precision, it makes the `worker.Contender`.
+      options: further arguments of the callable.
+      tasks: what it takes part in.
+      devices: where it takes part without being asked for by name.
+    """
+
+    target: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tasks: tuple[str, ...] = ("step", "ifgsm10")
+    devices: tuple[str, ...] = ("cpu", "gpu")
+
+
+OURS, PEER = "nriqa_jax", "torch_nchw"
+
+_OURS, _EAGER = "experiments.contenders.ours:Ours", "experiments.contenders.torch_eager:Eager"
+CONTENDERS: Mapping[str, Entry] = {
+    OURS: Entry(_OURS, tasks=("step", "ifgsm10", "folder"), devices=("cpu", "gpu", "tpu")),
+    # The loop kinds; what users get is the host loop on a CPU and the fused one elsewhere.
+    "nriqa_jax_fused": Entry(_OURS, {"fused": True}, tasks=("ifgsm10",), devices=()),
+    "nriqa_jax_host": Entry(_OURS, {"fused": False}, tasks=("ifgsm10",), devices=("gpu", "tpu")),
+    PEER: Entry(_EAGER),
+    "torch_channels_last": Entry(_EAGER, {"channels_last": True}),
+    "torch_reference": Entry("experiments.contenders.torch_eager:OneByOne", tasks=("step", "ifgsm10", "folder")),
+    "torch_compile": Entry(_EAGER, {"channels_last": True, "compiled": True}),
+    "torchattacks": Entry("experiments.contenders.torch_toolbox:Toolbox", tasks=("ifgsm10",)),
+}
+
+
+def levels(workload: Workload) -> np.ndarray:
+    """Random images ``[batch, side, side, 3]`` in [0, 1], as 8-bit files would hold them.
+
+    The images of a small batch are the first of a larger one.
+    """
+    shape = (workload.batch, workload.side, workload.side, 3)
+    draws = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
+    return draws.astype(np.float32) / np.float32(255)

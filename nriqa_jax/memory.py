@@ -1,0 +1,43 @@
+"""What a computation needs in memory, and what to do when that is too much."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import jaxprs_in_params
+
+from nriqa_jax.types import ScoreFn
+
+_PRODUCTS = frozenset({"conv_general_dilated", "dot_general"})
+
+
+def gradient_bytes(score_fn: ScoreFn, height: int, width: int) -> int:
+    """Upper estimate of what scoring one image with a gradient takes: all values of the forward pass together."""
+    image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+    return _bytes_of_values(jax.make_jaxpr(score_fn)(image).jaxpr)
+
+
+def _bytes_of_values(jaxpr: Any) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        inner = list(jaxprs_in_params(equation.params))
+        if inner:
+            total += sum(_bytes_of_values(sub) for sub in inner)
+        else:
+            total += sum(var.aval.size * var.aval.dtype.itemsize for var in equation.outvars)
+    return total
+
+
+def rematerialize(score_fn: jax.tree_util.Partial) -> jax.tree_util.Partial:
+    """The same function with less memory for its gradient: of the forward pass, only products are kept."""
+
+    def is_product(primitive: Any, *_: Any, **__: Any) -> bool:
+        return primitive.name in _PRODUCTS
+
+    return jax.tree_util.Partial(jax.checkpoint(score_fn.func, policy=is_product), *score_fn.args, **score_fn.keywords)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a computation failed because its batch was too large for the device or the host."""
+    exhausted = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return exhausted or isinstance(error, MemoryError)

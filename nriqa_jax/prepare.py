@@ -1,0 +1,137 @@
+"""Weights laid out for speed, once per run: batch norm folded into convolutions, kernels in their fastest form.
+
+Prepared variables compute the same function, for inference and its gradients with respect to images. They are not
+for training: statistics and scales are gone.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from nriqa_jax.layers import BatchNorm, Conv
+from nriqa_jax.winograd import WinogradKernel, transform_kernel
+
+Variables = Mapping[str, Any]
+Path = tuple[str, ...]
+
+_WINOGRAD_CHANNELS = 64  # from here on, on CPUs, fewer products outweigh the transforms
+
+
+class Structure(NamedTuple):
+    """What a forward pass shows of a network.
+
+    Attributes:
+      convolutions: all of them, by path.
+      norms: path of the batch norm that takes a convolution's output, by the path of the convolution.
+      epsilons: of the batch norms, by path.
+    """
+
+    convolutions: dict[Path, Conv]
+    norms: dict[Path, Path]
+    epsilons: dict[Path, float]
+
+
+def prepare(
+    network: nn.Module,
+    variables: Variables,
+    view_shape: tuple[int, ...],
+    *,
+    dtype: Any = jnp.float32,
+    platform: str | None = None,
+) -> Variables:
+    """Lay the weights of a network out for inference.
+
+    Args:
+      network: module built from ``nriqa_jax.layers``. Nothing but the batch norm may use the output of a convolution
+        that a batch norm follows: that other use would get the folded output, and nothing here would notice.
+      variables: its variables, as initialised or converted.
+      view_shape: shape of one input, without the batch axis.
+      dtype: number format to compute in.
+      platform: "cpu", "gpu" or "tpu"; by default the one that JAX uses.
+    """
+    structure = trace(network, variables, view_shape)
+    by_winograd = (platform or jax.default_backend()) == "cpu"
+
+    def lay_out(variables: Variables) -> Variables:
+        variables = fold(variables, structure)
+        if by_winograd:
+            variables = {**variables, "params": _with_winograd_kernels(variables["params"], structure)}
+        return jax.tree.map(lambda x: x.astype(dtype), variables)
+
+    return jax.jit(lay_out)(variables)
+
+
+def trace(network: nn.Module, variables: Variables, view_shape: tuple[int, ...]) -> Structure:
+    """Find convolutions and the batch norms that follow them, from the flow of data in an abstract forward pass.
+
+    A pair counts where the batch norm takes every output of the convolution, and nothing else.
+    """
+    found = Structure({}, {}, {})
+    calls: Counter[Path] = Counter()
+    takers: dict[Path, list[Path]] = defaultdict(list)  # batch norms, for each output that they take
+    makers: dict[int, tuple[Array, Path]] = {}  # the array is kept, so that its id stays its own
+
+    def watch(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        module, output = context.module, call(*args, **kwargs)
+        calls[module.path] += 1
+        if isinstance(module, Conv):
+            found.convolutions[module.path] = module
+            makers[id(output)] = (output, module.path)
+        elif isinstance(module, BatchNorm) and not module.has_variable("params", "folded"):
+            found.epsilons[module.path] = module.epsilon
+            taken = args[0] if args else kwargs["x"]
+            if id(taken) in makers:
+                takers[makers[id(taken)][1]].append(module.path)
+        return output
+
+    def forward(variables: Variables, views: Array) -> Any:
+        with nn.intercept_methods(watch):
+            return network.apply(variables, views)
+
+    dtype = jnp.result_type(*jax.tree.leaves(variables))
+    jax.eval_shape(forward, variables, jax.ShapeDtypeStruct((1, *view_shape), dtype))
+    for conv, norms in takers.items():
+        if norms == [norms[0]] * calls[conv] and calls[norms[0]] == calls[conv]:
+            found.norms[conv] = norms[0]
+    return found
+
+
+def fold(variables: Variables, structure: Structure) -> Variables:
+    """Turn (convolution, batch norm) pairs into convolutions with a bias; exact up to rounding."""
+    params, stats = variables["params"], variables.get("batch_stats", {})
+    for conv_path, norm_path in structure.norms.items():
+        conv, norm, stat = _at(params, conv_path), _at(params, norm_path), _at(stats, norm_path)
+        gain = norm["scale"] * jax.lax.rsqrt(stat["var"] + structure.epsilons[norm_path])
+        bias = (conv.get("bias", 0.0) - stat["mean"]) * gain + norm["bias"]
+        params = _replaced(params, conv_path, {"kernel": conv["kernel"] * gain, "bias": bias})
+        params = _replaced(params, norm_path, {"folded": ()})
+        stats = _replaced(stats, norm_path, {})
+    kept = {"batch_stats": stats} if jax.tree.leaves(stats) else {}
+    return {"params": params, **kept}
+
+
+def _with_winograd_kernels(params: Variables, structure: Structure) -> Variables:
+    for path, module in structure.convolutions.items():
+        conv = _at(params, path)
+        plain = (module.window, module.stride, module.padding, module.dilation, module.groups) == (3, 1, 1, 1, 1)
+        kernel = conv["kernel"]
+        if plain and not isinstance(kernel, WinogradKernel) and min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS:
+            params = _replaced(params, path, {**conv, "kernel": transform_kernel(kernel)})
+    return params
+
+
+def _at(tree: Variables, path: Path) -> Variables:
+    for name in path:
+        tree = tree[name]
+    return tree
+
+
+def _replaced(tree: Variables, path: Path, value: Any) -> Variables:
+    if not path:
+        return value
+    return {**tree, path[0]: _replaced(tree[path[0]], path[1:], value)}

@@ -1,0 +1,55 @@
+"""Winograd convolution F(2x2, 3x3) (Lavin and Gray, CVPR 2016): 16 products where a 3x3 convolution has 36.
+
+Exact to about 1e-6 relative in float32. It pays on CPUs for many channels on small maps; ``nriqa_jax.prepare`` decides.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nriqa_jax.windows import split, taps
+
+Features = Float[Array, "batch height width channels"]
+
+
+class WinogradKernel(NamedTuple):
+    """A 3x3 kernel in the Winograd domain.
+
+    Attributes:
+      products: one matrix for each of the 4x4 positions of a transformed tile.
+    """
+
+    products: Float[Array, "16 fan_in out"]
+
+
+def transform_kernel(kernel: Float[Array, "3 3 fan_in out"]) -> WinogradKernel:
+    """Lay a kernel out for `convolve`; done once per run."""
+    rows = _expand_kernel(list(kernel))
+    products = [column for row in rows for column in _expand_kernel(list(row))]
+    return WinogradKernel(jnp.stack(products))
+
+
+def convolve(x: Features, kernel: WinogradKernel) -> Float[Array, "batch height width out"]:
+    """A 3x3 convolution with stride 1 and padding 1."""
+    batch, height, width, channels = x.shape
+    rows, columns = -(-height // 2), -(-width // 2)
+    x = jnp.pad(x, ((0, 0), (1, 2 * rows - height + 1), (1, 2 * columns - width + 1), (0, 0)))
+    expanded = [tile for row in _expand(taps(x, 1, 4, 2)) for tile in _expand(taps(row, 2, 4, 2))]
+    tiles = jnp.stack(expanded).reshape(16, batch * rows * columns, channels)
+    products = jnp.einsum("tnc,tcd->tnd", tiles, kernel.products).reshape(4, 4, batch, rows, columns, -1)
+    pairs = [_contract(split(row, 0)) for row in _contract(split(products, 0))]
+    y = jnp.stack([jnp.stack(pair, axis=3) for pair in pairs], axis=2)  # batch, tile row, 2, tile column, 2, out
+    return y.reshape(batch, 2 * rows, 2 * columns, -1)[:, :height, :width]
+
+
+def _expand_kernel(k: list[Array]) -> list[Array]:
+    return [k[0], (k[0] + k[1] + k[2]) / 2, (k[0] - k[1] + k[2]) / 2, k[2]]
+
+
+def _expand(d: list[Array]) -> list[Array]:
+    return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
+
+
+def _contract(m: list[Array]) -> list[Array]:
+    return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
