@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import jax
 from absl import app, flags
 
-from experiments import processes
+from experiments import compilation, processes
 from experiments.errors import UserError
 
 Config = TypeVar("Config")
@@ -80,7 +80,11 @@ def _guarded(config_type: type[Config], main: Callable[[Config], int], argv: lis
             raise UserError(f"unexpected argument '{argv[1]}'; every setting is a flag, see --help")
         config = _config(config_type)
         set_up_jax(config if isinstance(config, Machine) else None)
-        return main(config)
+        with compilation.watch() as compilations:
+            code = main(config)
+        if compilations.programs and processes.is_first():
+            print(f"{compilations.describe()}; they are kept in {cache_folder()}", file=sys.stderr)
+        return code
     except UserError as error:
         return _fail(str(error))
     except OSError as error:

@@ -176,7 +176,7 @@ class Rows:
         write_json(self._out / "performance.json", found)
         print(
             f"{images} images in {seconds:.1f} s ({speed:.2f} per second, {share:.0%} of the time waiting for images); "
-            f"{self._sizes.describe()} on {len(self._replicas.devices)} devices; {compilations.describe()}"
+            f"{self._sizes.describe()} on {len(self._replicas.devices)} devices"
         )
 
     def _is_done(self, unit: Unit) -> bool:

@@ -125,17 +125,26 @@ def run_attack(
     """
     score_fn = _as_pytree(score_fn)
     gradient_fn = score_fn if gradient_fn is None else _as_pytree(gradient_fn)
-    sharding = images.sharding
-    state = _init(attack, gradient_fn, images, keys, sharding)
+    state = start(attack, gradient_fn, images, keys)
     if jax.default_backend() != "cpu" if fused is None else fused:
         state, losses = _steps(attack, gradient_fn, images, state)
     else:
         trace: list[Array] = []
         for _ in range(attack.steps):
-            state, loss = _step(attack, gradient_fn, images, state, sharding)
+            state, loss = step(attack, gradient_fn, images, state)
             trace.append(loss)
         losses = _stack(trace)
     return _finish(attack, score_fn, images, state, losses)
+
+
+def start(attack: StepwiseAttack, score_fn: ScoreFn, images: Images, keys: Keys) -> PyTree:
+    """The compiled start of an attack, for loops of your own."""
+    return _start(attack, _as_pytree(score_fn), images, keys, images.sharding)
+
+
+def step(attack: StepwiseAttack, score_fn: ScoreFn, images: Images, state: PyTree) -> tuple[PyTree, Array]:
+    """One compiled step: the next state and the losses before it. The state given is used up."""
+    return _step(attack, _as_pytree(score_fn), images, state, images.sharding)
 
 
 def gather(rows: np.ndarray) -> np.ndarray:
@@ -167,7 +176,7 @@ def _call(fn: Any, *arguments: PyTree) -> PyTree:
 
 
 @partial(jax.jit, static_argnums=4)
-def _init(attack: StepwiseAttack, score_fn: ScoreFn, images: Images, keys: Keys, sharding: Sharding) -> PyTree:
+def _start(attack: StepwiseAttack, score_fn: ScoreFn, images: Images, keys: Keys, sharding: Sharding) -> PyTree:
     return _spread(attack.init(score_fn, images, keys), len(images), sharding)
 
 

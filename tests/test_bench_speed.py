@@ -1,6 +1,7 @@
 """The speed benchmark: settings, rows, the table and the file, and measurements of small cases."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from experiments import bench_speed
 from experiments.contenders import race, results, workloads
 from experiments.contenders.workloads import Entry, Workload
 
+RESULTS = Path(bench_speed.__file__).parent / "results"
 SMALL = Workload("cnniqa", "step", 2, 65)
 
 
@@ -163,3 +165,13 @@ def test_a_device_that_is_not_there():
         pytest.skip("it is there")
     with pytest.raises(bench_speed.cli.UserError, match=r"^--device=gpu: nriqa_jax cannot start: .*finds no gpu"):
         next(bench_speed.run(config))
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in RESULTS.glob("*.json")))
+def test_the_published_table_is_that_of_the_file(name):
+    table = results.table(json.loads((RESULTS / name).read_text()))
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    document = (RESULTS.parents[1] / "BUILD.md").read_text()
+    assert len(rows) > 5
+    for row in rows:
+        assert row in document

@@ -31,14 +31,14 @@ images = replicas.rows(8, np.random.default_rng(0).random((16, 60, 70, 3), np.fl
 keys = replicas.rows(8, jax.random.split(jax.random.key(1), 16))
 for name in ("ifgsm", "apgd", "pgd"):
     attack = ATTACKS[name](raise_score())
-    state = parallel._init(attack, replicas.on(8), images, keys, images.sharding)
+    state = parallel.start(attack, replicas.on(8), images, keys)
     program = parallel._step.lower(attack, replicas.on(8), images, state, images.sharding).compile().as_text()
     assert "num_partitions=8" in program
     assert not re.findall(r"{COLLECTIVES}", program), name
     if sys.argv[1] == "tinyiqa":
         before = parallel._step._cache_size()
         for _ in range(2):
-            state, losses = parallel._step(attack, replicas.on(8), images, state, images.sharding)
+            state, losses = parallel.step(attack, replicas.on(8), images, state)
         assert parallel._step._cache_size() == before + 1, "the state changes its layout"
         total = jax.jit(lambda losses: losses.sum()).lower(losses).compile().as_text()
         assert re.findall(r"{COLLECTIVES}", total), "this test would not notice a collective"

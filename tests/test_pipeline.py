@@ -1,7 +1,11 @@
 """Runs over folders: out of memory, compilations, precision, and what a run says of itself."""
 
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +18,8 @@ from experiments.catalog import MODELS
 from experiments.settings import PRECISIONS
 from nriqa_jax import memory
 from nriqa_jax.parallel import call
+
+ROOT = Path(__file__).parents[1]
 
 
 def config(kind, folder, out, **settings):
@@ -121,11 +127,27 @@ def test_forty_sizes_compile_at_most_forty_programs(tmp_path, script):
         side = 32 + i % 40
         Image.fromarray(rng.integers(0, 256, (side, 103 - side, 3), dtype=np.uint8)).save(folder / f"{i}.png")
     settings = {"model": "tinyiqa", "weights": "random", "images": folder, "out": tmp_path / "out"}
-    code, printed, _ = script(score_images, **settings)
+    code, _, said = script(score_images, **settings)
     assert code == 0
     programs = json.loads((tmp_path / "out" / "performance.json").read_text())["programs"]
     assert sum(programs.values()) <= 40, programs
-    assert re.search(r"(\d+) programs compiled and (\d+) loaded in [\d.]+ s", printed)
+    assert re.search(r"(\d+) programs compiled and (\d+) loaded in [\d.]+ s; they are kept in /", said)
+
+
+@pytest.mark.slow
+def test_a_second_start_compiles_nothing(photo_folder, tmp_path):
+    command = [sys.executable, "-m", "experiments.attack_images", "--model=tinyiqa", "--weights=random", "--steps=2"]
+    command += [f"--images={photo_folder}"]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    said = []
+    for out in ("first", "second"):
+        done = subprocess.run(
+            [*command, f"--out={tmp_path / out}"], cwd=ROOT, env=environment, check=True, capture_output=True, text=True
+        )
+        said += re.findall(r"(\d+) programs compiled and (\d+) loaded", done.stderr)
+    (compiled, _), (again, loaded) = said
+    assert int(compiled) > 0
+    assert (int(again), int(loaded)) == (0, sum(map(int, said[0])))
 
 
 def test_compilations_are_counted_while_watched():

@@ -132,8 +132,8 @@ def _step_runner(attack: Any, score_fn: Any, images: Array, keys: Array) -> Runn
     def run() -> np.ndarray:
         nonlocal state
         if state is None:
-            state = parallel._init(attack, score_fn, images, keys, images.sharding)
-        state, losses = jax.block_until_ready(parallel._step(attack, score_fn, images, state, images.sharding))
+            state = parallel.start(attack, score_fn, images, keys)
+        state, losses = jax.block_until_ready(parallel.step(attack, score_fn, images, state))
         return -np.asarray(losses)
 
     return run
