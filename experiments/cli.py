@@ -138,10 +138,13 @@ def set_up_jax(machine: Machine | None = None) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     with contextlib.suppress(RuntimeError):  # in a notebook, JAX may have started already
-        jax.config.update(
-            "jax_num_cpu_devices", machine.devices if machine.devices > 0 else len(os.sched_getaffinity(0))
-        )
+        jax.config.update("jax_num_cpu_devices", machine.devices if machine.devices > 0 else _cores())
     processes.join(machine.coordinator, machine.num_processes, machine.process_id)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _keep_freed_memory() -> None:

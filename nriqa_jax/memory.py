@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import jaxprs_in_params
 
 from nriqa_jax.types import ScoreFn
 
@@ -20,12 +19,18 @@ def gradient_bytes(score_fn: ScoreFn, height: int, width: int) -> int:
 def _bytes_of_values(jaxpr: Any) -> int:
     total = 0
     for equation in jaxpr.eqns:
-        inner = list(jaxprs_in_params(equation.params))
+        inner = _inner_programs(equation)
         if inner:
             total += sum(_bytes_of_values(sub) for sub in inner)
         else:
             total += sum(var.aval.size * var.aval.dtype.itemsize for var in equation.outvars)
     return total
+
+
+def _inner_programs(equation: Any) -> list[Any]:
+    """The programs that an equation calls, such as the body of a loop."""
+    found = [getattr(value, "jaxpr", value) for value in jax.tree.leaves(list(equation.params.values()))]
+    return [program for program in found if hasattr(program, "eqns")]
 
 
 def rematerialize(score_fn: jax.tree_util.Partial) -> jax.tree_util.Partial:
