@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from checkpoint_files import FORMATS
 
+from experiments.contenders import weights
 from nriqa_jax.models.hyperiqa import hyperiqa
 from weights_convert.convert import convert_file, convert_tensors, load_torch
 from weights_convert.rules import flatten, unflatten
@@ -15,55 +16,22 @@ pytestmark = pytest.mark.slow
 PARAMETERS, BUFFERS, ENTRIES = 27_375_369, 53_173, 355
 
 
-def trunk_shapes():
-    """Names and shapes of a ResNet-50 without classifier; a shape of one number stands for a whole batch norm."""
-    shapes, inputs = {"conv1": (64, 3, 7, 7), "bn1": (64,)}, 64
-    for stage, (blocks, width) in enumerate(zip((3, 4, 6, 3), (64, 128, 256, 512)), start=1):
-        for block in range(blocks):
-            name, out = f"layer{stage}.{block}", 4 * width
-            convolutions = ((width, inputs, 1, 1), (width, width, 3, 3), (out, width, 1, 1))
-            for index, shape in enumerate(convolutions, start=1):
-                shapes |= {f"{name}.conv{index}": shape, f"{name}.bn{index}": (shape[0],)}
-            if block == 0:
-                shapes |= {f"{name}.downsample.0": (out, inputs, 1, 1), f"{name}.downsample.1": (out,)}
-            inputs = out
-    return shapes
-
-
-def head_shapes():
-    """Original name, pyiqa name and shape of each layer behind the trunk."""
-    rows = [(f"res.lda{i + 1}_pool.0", f"lda_modules.{i}.0", (16 << i, 256 << i, 1, 1)) for i in range(3)]
-    rows += [(f"res.lda{i + 1}_fc", f"lda_modules.{i}.3", (16, 1024 >> i)) for i in range(3)]
-    rows += [("res.lda4_fc", "lda_modules.3.2", (176, 2048))]
-    channels = (2048, 1024, 512, 112)
-    rows += [(f"conv1.{2 * i}", f"conv1.{2 * i}", (channels[i + 1], channels[i], 1, 1)) for i in range(3)]
-    rows += [(f"fc{i + 1}w_conv", f"fc_w_modules.{i}", (n, 112, 3, 3)) for i, n in enumerate((512, 128, 32, 8))]
-    rows += [("fc5w_fc", "fc_w_modules.4.2", (14, 112))]
-    return rows + [(f"fc{i + 1}b_fc", f"fc_b_modules.{i}.2", (n, 112)) for i, n in enumerate((112, 56, 28, 14, 1))]
+def pyiqa_names():
+    """Name of each layer behind the trunk in pyiqa, by its original name."""
+    names = {f"res.lda{i + 1}_pool.0": f"lda_modules.{i}.0" for i in range(3)}
+    names |= {f"res.lda{i + 1}_fc": f"lda_modules.{i}.3" for i in range(3)} | {"res.lda4_fc": "lda_modules.3.2"}
+    names |= {f"fc{i + 1}w_conv": f"fc_w_modules.{i}" for i in range(4)} | {"fc5w_fc": "fc_w_modules.4.2"}
+    return names | {f"fc{i + 1}b_fc": f"fc_b_modules.{i}.2" for i in range(5)}
 
 
 @pytest.fixture(scope="module")
 def original():
     """A state dict in the authors' layout, scaled so that the score depends on the image."""
-    draw, tensors = np.random.default_rng(0), {}
-    for name, shape in trunk_shapes().items():
-        if len(shape) == 1:
-            low, high = (0.2, 0.5) if name[-3:] == "bn3" or "downsample" in name else (0.5, 1.5)
-            leaves = {"weight": draw.uniform(low, high, shape), "bias": draw.normal(0, 0.1, shape)}
-            leaves |= {"running_mean": draw.normal(0, 0.1, shape), "running_var": draw.uniform(0.5, 1.5, shape)}
-            tensors |= {f"res.{name}.{leaf}": value for leaf, value in leaves.items()}
-            tensors[f"res.{name}.num_batches_tracked"] = np.array(100)
-        else:
-            tensors[f"res.{name}.weight"] = draw.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
-    for name, _, shape in head_shapes():
-        tensors[f"{name}.weight"] = draw.normal(0, np.sqrt(1 / np.prod(shape[1:])), shape)
-        if "_pool" not in name:
-            tensors[f"{name}.bias"] = draw.normal(0, 0.1, shape[0])
-    return {name: x if x.dtype == np.int64 else x.astype(np.float32) for name, x in tensors.items()}
+    return weights.hyperiqa()
 
 
 def to_pyiqa(tensors):
-    names = {old: new for old, new, _ in head_shapes()}
+    names = pyiqa_names()
 
     def renamed(name):
         stem, _, leaf = name.rpartition(".")

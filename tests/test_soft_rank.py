@@ -15,8 +15,9 @@ REGULARIZATIONS = ("l2", "log_kl")
 
 @pytest.fixture(autouse=True)
 def double_precision():
-    with jax.enable_x64(True):
-        yield
+    jax.config.update("jax_enable_x64", True)  # a context would not reach the threads of host callbacks
+    yield
+    jax.config.update("jax_enable_x64", False)
 
 
 def reference(values, strength):

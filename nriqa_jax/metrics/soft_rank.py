@@ -35,6 +35,9 @@ def soft_rank(
         "l2", values minus a constant.
       regularization: "l2" for Euclidean projection, "log_kl" for that of Kullback-Leibler.
       descending: give rank 1 to the largest value.
+
+    Vectors of more than 512 values are pooled on the host. In float64 these need ``jax_enable_x64`` itself: the context
+    ``jax.enable_x64`` does not reach host callbacks, which then fail.
     """
     scaled = (-values if descending else values) / strength
     order = jnp.argsort(-scaled, axis=-1)
