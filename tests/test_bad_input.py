@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import attack_images, bench_speed, demo, records, report, score_images
+from experiments import attack_images, demo, records, report, score_images
 from nriqa_jax.models.cnniqa import cnniqa
 from weights_convert.store import describe, save_variables
 
@@ -242,14 +242,6 @@ def test_an_impossible_folder(script):
     assert code == 2
     assert message.startswith("error: /proc/nowhere")
     assert message.count("\n") == 1
-
-
-@pytest.mark.parametrize("setting", [{"batch_sizes": "a"}, {"batch_sizes": "0"}, {"cases": "vgg"}, {"repeats": 0}])
-def test_bad_benchmarks(script, setting):
-    code, printed, message = script(bench_speed, **setting)
-    assert code == 2
-    assert not printed
-    assert f"--{next(iter(setting))}" in message
 
 
 def test_a_folder_that_is_no_run(tmp_path, script):
