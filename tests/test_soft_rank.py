@@ -15,9 +15,8 @@ REGULARIZATIONS = ("l2", "log_kl")
 
 @pytest.fixture(autouse=True)
 def double_precision():
-    jax.config.update("jax_enable_x64", True)  # a context would not reach the threads of host callbacks
-    yield
-    jax.config.update("jax_enable_x64", False)
+    with jax.enable_x64(True):
+        yield
 
 
 def reference(values, strength):

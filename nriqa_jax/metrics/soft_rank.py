@@ -17,7 +17,7 @@ from scipy.optimize import isotonic_regression
 
 Regularization = Literal["l2", "log_kl"]
 
-_LARGEST_SQUARE = 512  # up to here all pairs of ends of blocks are tried at once; beyond, the host pools blocks
+_LARGEST_SQUARE = 640  # up to here all pairs of ends of blocks are tried at once; beyond, the host is faster
 
 
 def soft_rank(
@@ -36,13 +36,12 @@ def soft_rank(
       regularization: "l2" for Euclidean projection, "log_kl" for that of Kullback-Leibler.
       descending: give rank 1 to the largest value.
 
-    Vectors of more than 512 values are pooled on the host. In float64 these need ``jax_enable_x64`` itself: the context
-    ``jax.enable_x64`` does not reach host callbacks, which then fail.
+    Vectors of more than 640 values are pooled on the host.
     """
     scaled = (-values if descending else values) / strength
     order = jnp.argsort(-scaled, axis=-1)
     ranks = _project(jnp.take_along_axis(scaled, order, axis=-1), regularization)
-    return jnp.take_along_axis(ranks, jnp.argsort(order, axis=-1), axis=-1)
+    return jnp.put_along_axis(jnp.zeros_like(ranks), order, ranks, axis=-1, inplace=False)
 
 
 def soft_srocc(
@@ -104,15 +103,12 @@ def _block_sums(x: Float[Array, "*batch n"], v: Float[Array, "*batch n"]) -> Flo
 
 def _isotonic(s: Float[Array, "*batch n"], regularization: Regularization) -> Float[Array, "*batch n"]:
     """Descending dual variables: one value for each block of pooled entries."""
-    n = s.shape[-1]
-    if n <= _LARGEST_SQUARE:
-        return _isotonic_of_all_blocks(s, regularization)
-    pool = partial(_pool_on_host, regularization=regularization)
-    return jax.pure_callback(pool, jax.ShapeDtypeStruct(s.shape, s.dtype), s, vmap_method="broadcast_all")
+    pool = _pool_all_at_once if s.shape[-1] <= _LARGEST_SQUARE else _pool_on_host
+    return pool(s, regularization)
 
 
-def _isotonic_of_all_blocks(s: Float[Array, "*batch n"], regularization: Regularization) -> Float[Array, "*batch n"]:
-    """The min-max formula: over all starts, the smallest of the largest value over all ends."""
+def _pool_all_at_once(s: Float[Array, "*batch n"], regularization: Regularization) -> Float[Array, "*batch n"]:
+    """The largest value of all blocks from each start on; its running minimum is what pooling blocks comes to."""
     n = s.shape[-1]
     start, end = jnp.arange(n)[:, None], jnp.arange(n)
     inside, rho = start <= end, jnp.arange(n, 0, -1, dtype=s.dtype)
@@ -121,20 +117,44 @@ def _isotonic_of_all_blocks(s: Float[Array, "*batch n"], regularization: Regular
         above, below = (jax.lax.cumlogsumexp(x, axis=x.ndim - 1) for x in logs)
         values = jnp.where(inside, above, 0.0) - jnp.where(inside, below, 0.0)
     else:
-        sums = jnp.cumsum(jnp.where(inside, (s - rho)[..., None, :], 0.0), axis=-1)
-        values = sums / jnp.maximum(end - start + 1, 1).astype(s.dtype)
-    values = jnp.where(inside, values, -jnp.inf)
-    largest = jax.lax.cummax(values, axis=values.ndim - 1, reverse=True)
-    return jnp.min(jnp.where(inside, largest, jnp.inf), axis=-2)
+        coarse, rest = map(_block_sums_by_ends, _split(s - rho))
+        values = (coarse + rest) / (end - start + 1).astype(s.dtype)
+    largest = jnp.max(jnp.where(inside, values, -jnp.inf), axis=-1)
+    return jax.lax.cummin(largest, axis=largest.ndim - 1)
 
 
-def _pool_on_host(values: ArrayLike, regularization: Regularization) -> np.ndarray:
-    """Pool adjacent violators, one vector after the other, in float64."""
-    s = np.asarray(values)
+def _split(x: Float[Array, "*batch n"]) -> tuple[Float[Array, "*batch n"], Float[Array, "*batch n"]]:
+    """Two addends: one of few digits, whose sums are exact, so that their differences are, and the small rest."""
+    largest = x.shape[-1] * jnp.max(jnp.abs(x), axis=-1, keepdims=True)
+    unit = jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1] - jnp.finfo(x.dtype).nmant)
+    coarse = jnp.round(x / unit) * unit
+    return coarse, x - coarse
+
+
+def _block_sums_by_ends(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n n"]:
+    """Sum of the entries from each start (row) to each end (column)."""
+    through = jnp.cumsum(x, axis=-1)
+    return through[..., None, :] - (through - x)[..., :, None]
+
+
+def _pool_on_host(s: Float[Array, "*batch n"], regularization: Regularization) -> Float[Array, "*batch n"]:
+    """Pool adjacent violators in NumPy."""
+    # As bits: the context jax.enable_x64 does not reach callbacks, which would take float64 for float32.
+    bits = jax.lax.bitcast_convert_type(s, jnp.uint32).reshape(*s.shape, -1)
+    pool = partial(_pool_bits, dtype=s.dtype, regularization=regularization)
+    shape = jax.ShapeDtypeStruct(bits.shape, bits.dtype)
+    pooled = jax.pure_callback(pool, shape, bits, vmap_method="broadcast_all")
+    return jax.lax.bitcast_convert_type(pooled, s.dtype).reshape(s.shape)
+
+
+def _pool_bits(bits: ArrayLike, dtype: np.dtype, regularization: Regularization) -> np.ndarray:
+    """Pool vectors that come as 32-bit words, one after the other, in float64."""
+    words = np.asarray(bits)
+    s = words.view(dtype)[..., 0]
     rho = np.arange(s.shape[-1], 0, -1, dtype=np.float64)
     pool = _pool_log_kl if regularization == "log_kl" else _pool_l2
     rows = [pool(row, rho) for row in s.reshape(-1, s.shape[-1]).astype(np.float64)]
-    return np.stack(rows).reshape(s.shape).astype(s.dtype)
+    return np.stack(rows).astype(dtype).reshape(s.shape)[..., None].view(np.uint32)
 
 
 def _pool_l2(s: np.ndarray, rho: np.ndarray) -> np.ndarray:
