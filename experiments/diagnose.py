@@ -1,22 +1,13 @@
 """The checks of ``nriqa_jax.attacks.diagnostics``, made from the tables of a run."""
 
-from collections.abc import Callable
-
-import jax
 import numpy as np
 
-from experiments import loading, pipeline
-from experiments.batch_sizes import BatchSizes
+from experiments import loading
+from experiments.attacking import Job, MakeAttack
 from experiments.ledger import Table
-from experiments.loading import ImageSet
 from nriqa_jax.attacks.diagnostics import AT_BUDGET, Checks
 from nriqa_jax.image import from_uint8
-from nriqa_jax.parallel import Replicas, call, plan_units, run_attack
-from nriqa_jax.types import Scores, StepwiseAttack
-
-COLUMNS = ("image", "status", "score_clean", "score_noise", "budget", "zero", "nonfinite")
-
-MakeAttack = Callable[[Scores], StepwiseAttack]
+from nriqa_jax.parallel import call, plan_units, run_attack
 
 
 def checks_of(table: Table, details: Table, more_steps: float | None) -> Checks:
@@ -35,25 +26,21 @@ def checks_of(table: Table, details: Table, more_steps: float | None) -> Checks:
     )
 
 
-def more_steps(
-    table: Table, images: ImageSet, sizes: BatchSizes, replicas: Replicas, seed: int, longer: MakeAttack
-) -> float | None:
+def more_steps(table: Table, job: Job, longer: MakeAttack) -> float | None:
     """How much further an attack with twice the steps comes than the run did, on its first batch.
 
     Returns:
       Mean fall of the objective; None for attacks of one step, and where no image of the batch succeeded.
     """
-    first = plan_units(list(images.sizes.values()), sizes.of)[:1]
-    batch = next(loading.ahead(images, [first], replicas)) if first else None
+    first = plan_units(list(job.images.sizes.values()), job.sizes.of)[:1]
+    batch = next(loading.ahead(job.images, [first], job.replicas)) if first else None
     if not isinstance(batch, loading.Batch) or any(table.rows[name]["status"] != "ok" for name in batch.names):
         return None
-    scorers, numbers = replicas.on(batch.devices), pipeline.image_numbers(batch.names)
-    keys = pipeline.image_keys(jax.random.key(seed), batch.send(replicas, numbers))
-    clean_images = from_uint8(batch.rows)
-    attack = longer(call(scorers.score, clean_images))
+    scorers, images = job.replicas.on(batch.devices), from_uint8(batch.rows)
+    attack = longer(batch, call(scorers.score, images))
     if attack.steps == 1:
         return None
-    scores = run_attack(attack, scorers.score, clean_images, keys, gradient_fn=scorers.gradient).scores
-    before = batch.send(replicas, np.array([float(table.rows[n]["score_adversarial_float"]) for n in batch.names]))
+    scores = run_attack(attack, scorers.score, images, job.keys(batch), gradient_fn=scorers.gradient).scores
+    before = batch.send(job.replicas, np.array([float(table.rows[n]["score_adversarial_float"]) for n in batch.names]))
     falls = batch.fetch(attack.objective(before.astype(scores.dtype)) - attack.objective(scores))
     return float(np.mean(falls))
