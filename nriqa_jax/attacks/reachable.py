@@ -52,7 +52,7 @@ def reach(scores: ArrayLike, lowered: ArrayLike, raised: ArrayLike) -> Reach:
 
 
 def targets_within(
-    reach: Reach, change_weights: Sequence[float] = (0.0,), *, gap: float = 0.0, seed: int = 0
+    reach: Reach, change_weights: Sequence[float] = (0.0,), *, gap: float = 1e-3, seed: int = 0
 ) -> Float[np.ndarray, "weights n"]:
     """Targets of lowest ``SROCC - weight * change`` inside the intervals, for each weight.
 
@@ -64,17 +64,17 @@ def targets_within(
     Args:
       reach: intervals, from `reach`.
       change_weights: of the change, >= 0.
-      gap: smallest difference between neighbouring targets, in the unit of scores, so that errors of stage two do not
-        exchange them.
+      gap: difference > 0 that an image keeps from its neighbours when it moves, in the unit of scores, so that errors
+        of stage two do not exchange them.
       seed: of the order in which images are visited.
 
     Raises:
-      ValueError: there are fewer than two images, or a weight or the gap is negative.
+      ValueError: there are fewer than two images, a weight is negative, or the gap is not positive.
     """
     if len(reach.scores) < 2:
         raise ValueError(f"a ranking needs at least two scores, got {len(reach.scores)}")
-    if min(*change_weights, gap, 0.0) < 0:
-        raise ValueError(f"weights and gap must not be negative, got {list(change_weights)} and {gap}")
+    if min(change_weights) < 0 or not gap > 0:
+        raise ValueError(f"expected weights >= 0 and a gap > 0, got {list(change_weights)} and {gap}")
     found: dict[float, Vector] = {}
     starts = sorted(_starts(reach), key=lambda targets: _Search(reach, 0.0, gap).loss(targets))[:_STARTS]
     for weight in sorted(change_weights):
@@ -126,7 +126,7 @@ class _Search:
         order = np.argsort(targets, kind="stable")
         for _ in range(_SWEEPS):
             before = targets.copy()
-            for image in rng.permutation(len(targets)):
+            for image in rng.permutation(len(targets)).tolist():
                 order = self._place(image, targets, order)
             if np.array_equal(before, targets):
                 break

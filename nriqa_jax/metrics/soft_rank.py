@@ -5,19 +5,15 @@ an isotonic regression of the sorted values: ranks of values that lie far apart,
 closer ones form blocks, inside which a rank is the value plus a constant.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float
-from numpy.typing import ArrayLike
-from scipy.optimize import isotonic_regression
+from jaxtyping import Array, Float, Int
 
 Regularization = Literal["l2", "log_kl"]
-
-_LARGEST_SQUARE = 640  # up to here all pairs of ends of blocks are tried at once; beyond, the host is faster
 
 
 def soft_rank(
@@ -35,8 +31,6 @@ def soft_rank(
         "l2", values minus a constant.
       regularization: "l2" for Euclidean projection, "log_kl" for that of Kullback-Leibler.
       descending: give rank 1 to the largest value.
-
-    Vectors of more than 640 values are pooled on the host.
     """
     scaled = (-values if descending else values) / strength
     order = jnp.argsort(-scaled, axis=-1)
@@ -73,101 +67,67 @@ def _project(s: Float[Array, "*batch n"], regularization: Regularization) -> Flo
 
 def _project_forward(
     s: Float[Array, "*batch n"], regularization: Regularization
-) -> tuple[Float[Array, "*batch n"], tuple[Float[Array, "*batch n"], Float[Array, "*batch n"]]]:
-    v = _isotonic(s, regularization)
+) -> tuple[Float[Array, "*batch n"], tuple[Float[Array, "*batch n"], Int[Array, "*batch n"]]]:
+    n = s.shape[-1]
+    pool = jax.vmap(partial(_pool_log_kl if regularization == "log_kl" else _pool_l2, jnp.arange(n, 0, -1, s.dtype)))
+    v, blocks = (found.reshape(s.shape) for found in pool(s.reshape(-1, n)))
     ranks = jnp.exp(s - v) if regularization == "log_kl" else s - v
-    return ranks, (ranks, v)
+    return ranks, (ranks, blocks)
 
 
 def _project_backward(
     regularization: Regularization, saved: tuple[Array, Array], g: Float[Array, "*batch n"]
 ) -> tuple[Float[Array, "*batch n"]]:
-    ranks, v = saved
+    ranks, blocks = saved
     weight = ranks if regularization == "log_kl" else jnp.ones_like(g)
-    return (weight * (g - _block_sums(weight * g, v) / _block_sums(weight, v)),)
+    rows = (x.reshape(-1, g.shape[-1]) for x in (weight * g, weight, blocks))
+    means = jax.vmap(lambda wg, w, blocks: _block_sums(wg, blocks) / _block_sums(w, blocks))(*rows)
+    return (weight * (g - means.reshape(g.shape)),)
 
 
 _project.defvjp(_project_forward, _project_backward)
 
 
-def _block_sums(x: Float[Array, "*batch n"], v: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
-    """Sum over the block of each entry; blocks are runs of equal ``v``."""
-    n = x.shape[-1]
+def _pool_l2(rho: Float[Array, " n"], s: Float[Array, " n"]) -> tuple[Float[Array, " n"], Int[Array, " n"]]:
+    y = s - rho
 
-    def sums(x: Float[Array, " n"], v: Float[Array, " n"]) -> Float[Array, " n"]:
-        blocks = jnp.cumsum(jnp.diff(v, prepend=v[:1]) != 0)
-        return jax.ops.segment_sum(x, blocks, num_segments=n, indices_are_sorted=True)[blocks]
+    def means(blocks: Int[Array, " n"]) -> Float[Array, " n"]:
+        # Differences inside a block are small where the values are not, so that their sums keep their digits.
+        return y[blocks] + _block_sums(y - y[blocks], blocks) / _block_sums(jnp.ones_like(y), blocks)
 
-    return jax.vmap(sums)(x.reshape(-1, n), v.reshape(-1, n)).reshape(x.shape)
-
-
-def _isotonic(s: Float[Array, "*batch n"], regularization: Regularization) -> Float[Array, "*batch n"]:
-    """Descending dual variables: one value for each block of pooled entries."""
-    pool = _pool_all_at_once if s.shape[-1] <= _LARGEST_SQUARE else _pool_on_host
-    return pool(s, regularization)
+    return _pool(means, len(s))
 
 
-def _pool_all_at_once(s: Float[Array, "*batch n"], regularization: Regularization) -> Float[Array, "*batch n"]:
-    """The largest value of all blocks from each start on; its running minimum is what pooling blocks comes to."""
-    n = s.shape[-1]
-    start, end = jnp.arange(n)[:, None], jnp.arange(n)
-    inside, rho = start <= end, jnp.arange(n, 0, -1, dtype=s.dtype)
-    if regularization == "log_kl":
-        logs = (jnp.where(inside, x[..., None, :], -jnp.inf) for x in (s, jnp.log(rho)))
-        above, below = (jax.lax.cumlogsumexp(x, axis=x.ndim - 1) for x in logs)
-        values = jnp.where(inside, above, 0.0) - jnp.where(inside, below, 0.0)
-    else:
-        coarse, rest = map(_block_sums_by_ends, _split(s - rho))
-        values = (coarse + rest) / (end - start + 1).astype(s.dtype)
-    largest = jnp.max(jnp.where(inside, values, -jnp.inf), axis=-1)
-    return jax.lax.cummin(largest, axis=largest.ndim - 1)
+def _pool_log_kl(rho: Float[Array, " n"], s: Float[Array, " n"]) -> tuple[Float[Array, " n"], Int[Array, " n"]]:
+    def log_ratios(blocks: Int[Array, " n"]) -> Float[Array, " n"]:
+        return s[blocks] + jnp.log(_block_sums(jnp.exp(s - s[blocks]), blocks) / _block_sums(rho, blocks))
+
+    return _pool(log_ratios, len(s))
 
 
-def _split(x: Float[Array, "*batch n"]) -> tuple[Float[Array, "*batch n"], Float[Array, "*batch n"]]:
-    """Two addends: one of few digits, whose sums are exact, so that their differences are, and the small rest."""
-    largest = x.shape[-1] * jnp.max(jnp.abs(x), axis=-1, keepdims=True)
-    unit = jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1] - jnp.finfo(x.dtype).nmant)
-    coarse = jnp.round(x / unit) * unit
-    return coarse, x - coarse
+def _pool(
+    values: Callable[[Int[Array, " n"]], Float[Array, " n"]], n: int
+) -> tuple[Float[Array, " n"], Int[Array, " n"]]:
+    """Isotonic regression to a descending order: the value of each entry's block, and the first entry of the block.
+
+    All neighbouring blocks that violate the order are pooled at once, until none are left: after a few rounds for most
+    values, and n - 1 at most.
+    """
+    entries = jnp.arange(n)
+
+    def pool(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        blocks, _, rises = state
+        blocks = jax.lax.cummax(jnp.where((blocks == entries) & ~rises, entries, 0))
+        return with_rises(blocks, values(blocks))
+
+    def with_rises(blocks: Array, found: Array) -> tuple[Array, Array, Array]:
+        return blocks, found, jnp.append(False, found[1:] > found[:-1])
+
+    start = with_rises(entries, values(entries))
+    blocks, found, _ = jax.lax.while_loop(lambda state: jnp.any(state[2]), pool, start)
+    return found, blocks
 
 
-def _block_sums_by_ends(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n n"]:
-    """Sum of the entries from each start (row) to each end (column)."""
-    through = jnp.cumsum(x, axis=-1)
-    return through[..., None, :] - (through - x)[..., :, None]
-
-
-def _pool_on_host(s: Float[Array, "*batch n"], regularization: Regularization) -> Float[Array, "*batch n"]:
-    """Pool adjacent violators in NumPy."""
-    # As bits: the context jax.enable_x64 does not reach callbacks, which would take float64 for float32.
-    bits = jax.lax.bitcast_convert_type(s, jnp.uint32).reshape(*s.shape, -1)
-    pool = partial(_pool_bits, dtype=s.dtype, regularization=regularization)
-    shape = jax.ShapeDtypeStruct(bits.shape, bits.dtype)
-    pooled = jax.pure_callback(pool, shape, bits, vmap_method="broadcast_all")
-    return jax.lax.bitcast_convert_type(pooled, s.dtype).reshape(s.shape)
-
-
-def _pool_bits(bits: ArrayLike, dtype: np.dtype, regularization: Regularization) -> np.ndarray:
-    """Pool vectors that come as 32-bit words, one after the other, in float64."""
-    words = np.asarray(bits)
-    s = words.view(dtype)[..., 0]
-    rho = np.arange(s.shape[-1], 0, -1, dtype=np.float64)
-    pool = _pool_log_kl if regularization == "log_kl" else _pool_l2
-    rows = [pool(row, rho) for row in s.reshape(-1, s.shape[-1]).astype(np.float64)]
-    return np.stack(rows).astype(dtype).reshape(s.shape)[..., None].view(np.uint32)
-
-
-def _pool_l2(s: np.ndarray, rho: np.ndarray) -> np.ndarray:
-    return isotonic_regression(s - rho, increasing=False).x
-
-
-def _pool_log_kl(s: np.ndarray, rho: np.ndarray) -> np.ndarray:
-    blocks: list[tuple[float, float, int]] = []  # logarithms of both sums, and the length
-    for above, below in zip(s, np.log(rho)):
-        length = 1
-        while blocks and blocks[-1][0] - blocks[-1][1] <= above - below:
-            previous = blocks.pop()
-            above, below = np.logaddexp(previous[0], above), np.logaddexp(previous[1], below)
-            length += previous[2]
-        blocks.append((above, below, length))
-    return np.concatenate([np.full(length, above - below) for above, below, length in blocks])
+def _block_sums(x: Float[Array, " n"], blocks: Int[Array, " n"]) -> Float[Array, " n"]:
+    """Sum over the block of each entry; blocks are known by their first entries."""
+    return jax.ops.segment_sum(x, blocks, num_segments=len(x), indices_are_sorted=True)[blocks]
