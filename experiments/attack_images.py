@@ -8,7 +8,6 @@ it was. "quality" objectives know the model's direction; "score" objectives move
 """
 
 import dataclasses
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,23 +15,16 @@ from typing import Any
 import numpy as np
 
 from experiments import attacking, cli, diagnose, ledger, pipeline, processes, settings, summary
-from experiments.catalog import ATTACKS, OBJECTIVES
+from experiments.catalog import OBJECTIVES
 from nriqa_jax.models.model import Model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(settings.Common):
+class Config(settings.Attack):
     """Settings of an attack run."""
 
-    attack: str = cli.flag("ifgsm", "Attack.", ATTACKS)
     objective: str = cli.flag("away", "What to do to each score; away is to the far end of the range.", OBJECTIVES)
     target: float | None = cli.flag(None, "Score to reach, for --objective=target.")
-    epsilon: str = cli.flag("4/255", "Radius of the perturbation, such as 4/255 or 0.0157.")
-    steps: int | None = cli.flag(None, "Number of gradient steps; by default the attack's own.")
-    step_size: str = cli.flag("", "Size of a step, such as 1/255; by default the attack's own.")
-    restarts: int | None = cli.flag(None, "Random starts, of which the best is kept per image.")
-    precision: str = cli.flag("highest", "Of gradients; scores are always exact float32.", settings.PRECISIONS)
-    rematerialize: bool = cli.flag(False, "Save memory in gradients by computing more.")
 
 
 def run(config: Config) -> ledger.Table:
@@ -61,22 +53,10 @@ def attack_maker(config: Config, model: Model, more: int = 1) -> attacking.MakeA
     Raises:
       cli.UserError: when a flag does not fit the attack or the objective.
     """
-    preset, accepted = ATTACKS[config.attack], inspect.signature(ATTACKS[config.attack]).parameters
-    step_size = cli.parse_epsilon(config.step_size, "step_size") if config.step_size else None
-    asked = {"steps": config.steps, "step_size": step_size, "restarts": config.restarts}
-    chosen = {name: value for name, value in asked.items() if value is not None}
-    for name, value in chosen.items():
-        if name not in accepted:
-            raise cli.UserError(f"--{name} does not apply to --attack={config.attack}")
-        if value < 1 and name != "step_size":
-            raise cli.UserError(f"--{name}={value} must be at least 1")
+    make, objective = settings.preset(config, more), OBJECTIVES[config.objective]
     if (config.objective == "target") != (config.target is not None):
         raise cli.UserError("--target=SCORE and --objective=target belong together")
-    if more > 1 and "steps" in accepted:
-        chosen["steps"] = more * chosen.get("steps", accepted["steps"].default)
-    epsilon = cli.parse_epsilon(config.epsilon)
-    objective = OBJECTIVES[config.objective]
-    return lambda _, clean: preset(objective(model, clean, config.target), epsilon=epsilon, **chosen)
+    return lambda _, clean: make(objective(model, clean, config.target))
 
 
 def main(config: Config) -> int:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nriqa_jax.attacks import objectives, presets
+from nriqa_jax.attacks import agreements, objectives, presets
+from nriqa_jax.attacks.agreements import Agreement
 from nriqa_jax.models.cnniqa import cnniqa
 from nriqa_jax.models.hyperiqa import hyperiqa
 from nriqa_jax.models.model import Model
@@ -35,4 +36,10 @@ OBJECTIVES: Mapping[str, Callable[[Model, Scores, Any], Objective]] = {
     "raise_score": lambda model, clean, target: objectives.raise_score(),
     "lower_score": lambda model, clean, target: objectives.lower_score(),
     "target": lambda model, clean, target: objectives.reach_target(float(target)),
+}
+
+AGREEMENTS: Mapping[str, Callable[[float], Agreement]] = {
+    "srocc": agreements.Spearman,
+    "plcc": lambda strength: agreements.Pearson(),
+    "krocc": agreements.Kendall,
 }

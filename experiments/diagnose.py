@@ -16,11 +16,12 @@ def checks_of(table: Table, details: Table, more_steps: float | None) -> Checks:
     noise = np.abs(details.numbers("score_noise") - clean)
     if not clean.size:
         return Checks(float("nan"), 0, float("nan"), float("nan"), float("nan"), None)
+    budget = details.numbers("budget")
     return Checks(
         zero_gradient=float(np.mean(details.numbers("zero"))),
-        nonfinite=int(np.sum(details.numbers("nonfinite"))),
+        nonfinite=int(np.nansum(details.numbers("nonfinite"))),
         unmoved=float(np.mean(adversarial == clean)),
-        at_budget=float(np.mean(details.numbers("budget") >= AT_BUDGET)),
+        at_budget=float(np.mean(np.where(np.isnan(budget), np.nan, budget >= AT_BUDGET))),
         gain_over_noise=float(np.mean(np.abs(adversarial - clean)) / max(np.mean(noise), 1e-12)),
         more_steps=more_steps,
     )

@@ -94,16 +94,22 @@ class Table:
                     self.rows |= {row["image"]: row for row in reader}
 
     def _save(self, path: Path) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows[name] for name in sorted(self.rows))
-        write_atomic(path, text.getvalue().encode("utf-8", "surrogateescape"))
+        write_rows(path, self.columns, ([row[c] for c in self.columns] for _, row in sorted(self.rows.items())))
 
     def numbers(self, column: str) -> np.ndarray:
         """A column of the successful rows, in order of name; empty cells are NaN."""
         rows = (self.rows[name] for name in sorted(self.rows))
         return np.array([float(row[column] or "nan") for row in rows if row.get("status", "ok") == "ok"])
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file as a whole, making its folder if needed."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([format_cell(value) for value in row] for row in rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def format_cell(value: Any) -> str:

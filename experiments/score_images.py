@@ -12,8 +12,9 @@ import jax
 import numpy as np
 
 from experiments import cli, ledger, loading, pipeline, processes, settings, summary
+from experiments.batch_sizes import BatchSizes
 from nriqa_jax.image import from_uint8
-from nriqa_jax.parallel import call
+from nriqa_jax.parallel import Replicas, call
 from nriqa_jax.types import ScoreFn, Scores
 
 
@@ -28,18 +29,23 @@ def run(config: Config) -> ledger.Table:
     out = Path(config.out)
     images = pipeline.survey(Path(config.images), out, model.preprocess.min_side)
     ledger.open_run(out, pipeline.run_config("score_images", config, images, details))
+    replicas, sizes = settings.replicas(config, scorers), settings.sizes_of_batches(config, scorers, images)
+    table = score_set(images, replicas, sizes, out)
+    if processes.is_first():
+        ledger.write_summary(out, [table], lambda: summary.of_scores(table))
+    return table
+
+
+def score_set(images: loading.ImageSet, replicas: Replicas, sizes: BatchSizes, out: Path) -> ledger.Table:
+    """Score the images that ``out/scores.csv`` lacks; ``replicas`` are of `settings.Scorers`."""
     table = ledger.Table(out / "scores.csv", ledger.SCORE_COLUMNS)
     timings = ledger.Table(out / "timings.csv", pipeline.TIMING_COLUMNS)
-    replicas = settings.replicas(config, scorers)
 
     def work(batch: loading.Batch) -> pipeline.Cells:
         scores = batch.fetch(call(score_pixels, replicas.on(batch.devices).score, batch.rows))
         return [{name: {"score": score} for name, score in zip(batch.names, scores)}]
 
-    sizes = settings.sizes_of_batches(config, scorers, images)
     pipeline.Rows(images, [table, timings], sizes, replicas, out).fill(work)
-    if processes.is_first():
-        ledger.write_summary(out, [table], lambda: summary.of_scores(table))
     return table
 
 

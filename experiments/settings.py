@@ -1,6 +1,7 @@
 """The settings that scripts on a model and a folder of images share, and what they resolve to."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,11 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from experiments import batch_sizes, cli, ledger, weights
-from experiments.catalog import MODELS
+from experiments.catalog import ATTACKS, MODELS
 from experiments.loading import ImageSet
 from nriqa_jax.memory import rematerialize
 from nriqa_jax.models.model import Model, Variables
 from nriqa_jax.parallel import Replicas
+from nriqa_jax.types import Objective, StepwiseAttack
 
 Partial = jax.tree_util.Partial
 PRECISIONS = ("highest", "tf32", "bf16")
@@ -30,6 +32,40 @@ class Common(cli.Machine):
     out: str = cli.flag(cli.REQUIRED, "Run folder; the same command run again continues an interrupted run.")
     batch_size: int = cli.flag(0, "Largest number of images computed together on a device; 0 is as memory allows.")
     seed: int = cli.flag(0, "Seed of random weights, starts and noise.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attack(Common):
+    """Settings of every script that attacks images."""
+
+    attack: str = cli.flag("ifgsm", "Attack.", ATTACKS)
+    epsilon: str = cli.flag("4/255", "Radius of the perturbation, such as 4/255 or 0.0157.")
+    steps: int | None = cli.flag(None, "Number of gradient steps; by default the attack's own.")
+    step_size: str = cli.flag("", "Size of a step, such as 1/255; by default the attack's own.")
+    restarts: int | None = cli.flag(None, "Random starts, of which the best is kept per image.")
+    precision: str = cli.flag("highest", "Of gradients; scores are always exact float32.", PRECISIONS)
+    rematerialize: bool = cli.flag(False, "Save memory in gradients by computing more.")
+
+
+def preset(config: Attack, more: int = 1) -> Callable[[Objective], StepwiseAttack]:
+    """A function from an objective to the attack that the flags ask for, with ``more`` times its steps.
+
+    Raises:
+      cli.UserError: when a flag does not fit the attack.
+    """
+    make, accepted = ATTACKS[config.attack], inspect.signature(ATTACKS[config.attack]).parameters
+    step_size = cli.parse_epsilon(config.step_size, "step_size") if config.step_size else None
+    asked = {"steps": config.steps, "step_size": step_size, "restarts": config.restarts}
+    chosen = {name: value for name, value in asked.items() if value is not None}
+    for name, value in chosen.items():
+        if name not in accepted:
+            raise cli.UserError(f"--{name} does not apply to --attack={config.attack}")
+        if value < 1 and name != "step_size":
+            raise cli.UserError(f"--{name}={value} must be at least 1")
+    if more > 1 and "steps" in accepted:
+        chosen["steps"] = more * chosen.get("steps", accepted["steps"].default)
+    epsilon = cli.parse_epsilon(config.epsilon)
+    return lambda objective: make(objective, epsilon=epsilon, **chosen)
 
 
 class Scorers(NamedTuple):

@@ -1,8 +1,8 @@
 """Stage one of SMA (arXiv 2404.13277) in PyTorch, as attacks on rankings are usually written.
 
-An eager loop over steps, in float64 on the CPU. Each step computes soft ranks (Blondel et al., ICML 2020) of the targets
-by sorting and isotonic regression in NumPy and SciPy, outside of PyTorch, with a backward pass of its own. Ranks of the
-clean scores are computed once.
+An eager loop over steps, in float64 on the CPU. Each step computes soft ranks (Blondel et al., ICML 2020) of the
+targets by sorting and isotonic regression in NumPy and SciPy, outside of PyTorch, with a backward pass of its own. The
+ranks of the clean scores are computed once.
 """
 
 from importlib import metadata
@@ -62,16 +62,16 @@ def run(scores: np.ndarray, start: np.ndarray, strength: float, steps: int) -> n
         (agreement - WEIGHT * torch.var(targets) - WEIGHT * error).backward()
         with torch.no_grad():
             assert targets.grad is not None
-            gradient = torch.nan_to_num(targets.grad, nan=0.0)
+            gradient = torch.where(torch.isnan(targets.grad), 0.0, targets.grad)
             targets.grad = gradient / torch.abs(gradient + 1e-12)
             rule.step()
             targets.clamp_(LOW, HIGH)
     return targets.detach().numpy().copy()
 
 
-def facts() -> dict[str, str]:
-    """Version of PyTorch, and where it computes."""
-    return {"version": metadata.version("torch"), "device": f"cpu, {torch.get_num_threads()} threads"}
+def facts() -> tuple[str, str]:
+    """Version of PyTorch, and the device that it computes on."""
+    return metadata.version("torch"), f"cpu, {torch.get_num_threads()} threads"
 
 
 def _correlation(first: Tensor, second: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from nriqa_jax.attacks.perturbations import starting_at
 from nriqa_jax.types import (
     AttackResult,
     GradientHealth,
@@ -180,6 +181,17 @@ class Restarts:
             queries=jnp.sum(results.queries, axis=0),
             health=jax.tree.map(lambda values: pick(values, best), results.health),
         )
+
+
+def starting_from(attack: GradientAttack | Restarts, versions: Images) -> GradientAttack:
+    """An attack that goes on where an earlier one ended; from one start, even if it would have had several.
+
+    Args:
+      attack: attack whose changes are additive.
+      versions: what the earlier attack made of the images.
+    """
+    inner = attack.attack if isinstance(attack, Restarts) else attack
+    return dataclasses.replace(inner, perturbation=starting_at(inner.perturbation, versions))
 
 
 def select(condition: Array, accepted: Theta, rejected: Theta) -> Theta:

@@ -39,7 +39,12 @@ def move_away(clean: Scores, low: float, high: float) -> Objective:
       low: lowest score of the model's range.
       high: highest score of the model's range.
     """
-    return Partial(_towards, jnp.where(clean < 0.5 * (low + high), 1.0, -1.0))
+    return push(jnp.where(clean < 0.5 * (low + high), 1.0, -1.0))
+
+
+def push(directions: Scores) -> Objective:
+    """Push each score in its own direction: up where that is positive, down where it is negative."""
+    return Partial(_towards, directions)
 
 
 def reach_target(targets: Scores | float) -> Objective:

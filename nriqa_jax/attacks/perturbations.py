@@ -40,6 +40,11 @@ def l2(epsilon: Radius, *, random_start: bool = False) -> Perturbation:
     return Perturbation(start, Partial(_project_l2, epsilon), Partial(_add), Partial(_used_l2, epsilon))
 
 
+def starting_at(perturbation: Perturbation, versions: Images) -> Perturbation:
+    """The same set of additive changes, entered at versions of the images that an earlier attack found."""
+    return perturbation._replace(init=Partial(_given_start, versions))
+
+
 def image_norm(delta: Delta) -> Float[Array, "batch 1 1 1"]:
     """Euclidean norm of each image of a batch, kept broadcastable."""
     return jnp.sqrt(jnp.sum(delta**2, axis=(1, 2, 3), keepdims=True))
@@ -48,6 +53,11 @@ def image_norm(delta: Delta) -> Float[Array, "batch 1 1 1"]:
 def _zero_start(keys: Keys, images: Images) -> Delta:
     del keys
     return jnp.zeros_like(images)
+
+
+def _given_start(versions: Images, keys: Keys, images: Images) -> Delta:
+    del keys
+    return versions - images
 
 
 def _uniform_start(epsilon: Radius, keys: Keys, images: Images) -> Delta:

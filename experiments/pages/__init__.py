@@ -1,0 +1,1 @@
+"""What run folders become for readers: figures and pages."""

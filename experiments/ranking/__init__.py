@@ -1,0 +1,1 @@
+"""Attacks on rankings: what ``experiments.rank_attack`` is made of."""
