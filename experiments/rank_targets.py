@@ -35,7 +35,7 @@ class StageOne(cli.Machine):
     """Settings of stage one; the defaults are those of the published code."""
 
     agreement: str = cli.flag("srocc", "Correlation with the clean scores that is made small.", AGREEMENTS)
-    strength: float = cli.flag(1.0, "Of soft ranks; at 1 and for 200 images or more, srocc is the same as plcc.")
+    strength: float = cli.flag(1.0, "Of soft ranks; for n < 200 images try 200/n, or targets get stuck.")
     variance_weight: float = cli.flag(1e-4, "Of the variance of targets.")
     error_weight: float = cli.flag(1e-4, "Of the squared difference from the clean scores.")
     learning_rate: float = cli.flag(0.005, "Of Adam; about how far a target moves in a step.")

@@ -23,7 +23,7 @@ from nriqa_jax.types import Images, Objective, Scores, StepwiseAttack
 Vector = Float[np.ndarray, " n"]
 Choice = Bool[np.ndarray, " n"]
 
-_GAP = 1e-4  # between neighbouring targets within reach, as a share of the score range
+_GAP, _GAPS = 1e-3, 0.025  # between neighbouring targets within reach, and all gaps together, in score ranges
 _SEARCH_STEPS = 10  # forward passes of the search between an image and its attacked version
 
 
@@ -140,7 +140,7 @@ class Study:
 
     def within(self, reach: Reach, weights: Sequence[float]) -> Float[np.ndarray, "weights n"]:
         """Targets within reach, for weights of the change."""
-        gap = _GAP * (self.scale.high - self.scale.low)
+        gap = min(_GAP, _GAPS / len(self.scores)) * (self.scale.high - self.scale.low)
         return targets_within(reach, weights, gap=gap, seed=self.job.seed)
 
     def attack(self, method: str, targets: Vector) -> Outcome:

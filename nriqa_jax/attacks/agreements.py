@@ -33,7 +33,8 @@ class Spearman:
 
     Soft ranks of targets that differ by at most ``strength * n / 2`` are the targets plus a constant, and correlate as
     Pearson's. At the published settings, a strength of 1 and targets in 0..100, this holds for 200 images or more; they
-    then need neither sorting nor pooling.
+    then need neither sorting nor pooling. With fewer images, targets that stand apart have hard ranks without gradient,
+    and stay where they are; a strength of about ``2 * range / n`` avoids it.
 
     Attributes:
       strength: of soft ranks; smaller ones are closer to true ranks. Static: it decides what is computed.

@@ -99,16 +99,19 @@ def optimize_targets(scores: Scores, config: SmaConfig | None = None, start: Sco
     """SMA stage one, compiled as one loop.
 
     Args:
-      scores: of the clean images. float64 (within ``jax.enable_x64``) follows the published code to the last digits.
+      scores: of the clean images, finite. In float64 (within ``jax.enable_x64``) the outcome is that of the published
+        code to the last digits.
       config: settings; those of the paper by default.
       start: targets before the first step; by default each score is lowered by 0.01 or not, at random.
 
     Raises:
-      ValueError: there are fewer than two scores.
+      ValueError: there are fewer than two scores, or no steps.
     """
+    config = SmaConfig() if config is None else config
     if len(scores) < 2:
         raise ValueError(f"a ranking needs at least two scores, got {len(scores)}")
-    config = SmaConfig() if config is None else config
+    if min(config.steps, config.record_every) < 1:
+        raise ValueError(f"steps={config.steps} and record_every={config.record_every} must be at least 1")
     run = _optimize(scores, config, _start(scores, config.seed) if start is None else start)
     if jnp.ndim(config.variance_weight) or jnp.ndim(config.error_weight):
         return run

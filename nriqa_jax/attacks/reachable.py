@@ -18,7 +18,8 @@ from scipy.stats import rankdata
 
 Vector = Float[np.ndarray, " n"]
 
-_BANDS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # of starts, in which bands of the ranking change places
+_BANDS = (2, 3, 4, 6, 8, 12, 16, 24, 32)  # of starts, in which bands of the ranking change places
+_CUTS = 15
 _STARTS = 3  # how many of them are followed
 _SWEEPS = 100
 
@@ -73,7 +74,7 @@ def targets_within(
     """
     if len(reach.scores) < 2:
         raise ValueError(f"a ranking needs at least two scores, got {len(reach.scores)}")
-    if min(change_weights) < 0 or not gap > 0:
+    if not (all(weight >= 0 for weight in change_weights) and gap > 0):
         raise ValueError(f"expected weights >= 0 and a gap > 0, got {list(change_weights)} and {gap}")
     found: dict[float, Vector] = {}
     starts = sorted(_starts(reach), key=lambda targets: _Search(reach, 0.0, gap).loss(targets))[:_STARTS]
@@ -85,9 +86,11 @@ def targets_within(
 
 
 def _starts(reach: Reach) -> Iterator[Vector]:
-    """The reversed scores as far as they are in reach; and bands of the ranking whose halves move past each other."""
+    """Reversed scores as far as they are in reach; cuts; and bands of the ranking whose halves move past each other."""
     order = rankdata(reach.scores, "ordinal") - 1
     yield np.clip(np.sort(reach.scores)[::-1][order], reach.low, reach.high)
+    for share in np.linspace(0, 1, _CUTS + 2)[1:-1]:
+        yield np.where(order >= share * len(order), reach.low, reach.high)
     for bands in _BANDS:
         upper_half = (order / len(order) * bands) % 1 >= 0.5
         yield np.where(upper_half, reach.low, reach.high)
