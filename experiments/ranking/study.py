@@ -182,7 +182,7 @@ class Study:
                 shutil.copyfile(file, path / "adversarial" / files[name])
             up = dict(zip(self.names, rises.tolist()))
             table.add(sides[up.get(name, True)].rows.rows[name] for name in self.raised.rows.rows)
-        processes.wait_for_all(f"{method} is there")
+        table.merge()
         return self._read(method, self.raised.gradients, self.raised.forwards)
 
     def folder(self, method: str) -> Path:

@@ -78,11 +78,10 @@ def _with_interval(name: str, statistic: Callable[..., float], *vectors: Vector)
 
 
 def describe(out: Path) -> str:
-    """``methods.csv`` as a table for people."""
-    lines = [f"{'method':<40} {'gradients':>9} {'SROCC':>8} {'KROCC':>8} {'PLCC':>8} {'MAE':>8} {'R':>7}"]
+    """``methods.csv`` of a run folder as a Markdown table."""
+    lines = ["| method | gradients | SROCC | KROCC | PLCC | MAE | R |", "|---|---:|---:|---:|---:|---:|---:|"]
     with (out / "methods.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            cells = [f"{float(row[name] or 'nan'):8.4f}" for name in ("srocc", "krocc", "plcc")]
-            changes = f"{float(row['mae'] or 'nan'):8.3f} {float(row['r_log10'] or 'nan'):7.3f}"
-            lines.append(f"{row['label']:<40} {row['gradients']:>9} {' '.join(cells)} {changes}")
+            numbers = [f"{float(row[name] or 'nan'):.3f}" for name in ("srocc", "krocc", "plcc", "mae", "r_log10")]
+            lines.append(f"| {row['label']} | {row['gradients']} | {' | '.join(numbers)} |")
     return "\n".join(lines)
