@@ -148,7 +148,7 @@ def run(config: Config, report: results.Report | None = None) -> Iterator[result
     except ModuleNotFoundError as error:
         report["skipped"].append({"name": PEER, "reason": describe(error)})
     for name, case in cases.items():
-        with jax.enable_x64(True), jax.default_device(cpus[0]):  # a yield in here would let this out
+        with cli.double_precision(), jax.default_device(cpus[0]):  # a yield in here would let this out
             rows = _measure(case._replace(peer=peer), config.repeats, {"case": name, "images": len(case.scores)})
         report["rows"] += rows
         yield from rows

@@ -156,6 +156,12 @@ def _keep_freed_memory() -> None:
         set_option(_M_ARENA_MAX, 1)  # other arenas cannot hold large buffers
 
 
+def double_precision() -> contextlib.AbstractContextManager:
+    """64-bit numbers inside a ``with`` statement."""
+    enable = getattr(jax, "enable_x64", None)  # in jax.experimental before JAX 0.8
+    return enable(True) if enable else jax.experimental.enable_x64(True)  # type: ignore[attr-defined]
+
+
 def devices(machine: Machine) -> list[jax.Device]:
     """The devices that a script asked for.
 

@@ -80,7 +80,7 @@ class Found(NamedTuple):
 
 def stage_one(config: StageOne, scores: np.ndarray, scale: Scale) -> Found:
     """Stage one in float64, at the settings and at other weights."""
-    with jax.enable_x64(True):
+    with cli.double_precision():
         percent = jnp.asarray(scale.shrink(scores))
         sma = SmaConfig(
             agreement=AGREEMENTS[config.agreement](config.strength),

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -219,3 +220,12 @@ def test_ranks_of_the_peer(peer):
 def test_the_peer_does_not_follow_nan(peer):
     start = np.full(6, 40.0)
     np.testing.assert_array_equal(peer.run(np.arange(6.0), start, 1.0, 5), start)
+
+
+def test_the_published_table_is_that_of_the_file():
+    published = Path(bench_ranking.__file__).parent / "results" / "ranking" / "stage_one_cpu.json"
+    rows = [line for line in bench_ranking.table(json.loads(published.read_text())).splitlines() if "|" in line]
+    document = (Path(bench_ranking.__file__).parents[1] / "BUILD.md").read_text()
+    assert len(rows) == 15
+    assert all(row in document for row in rows)
+    assert not any("| no " in row for row in rows)
