@@ -65,11 +65,11 @@ def _within_reach(
     further = study.go_on(f"{name}_further", rises)
     low = further.where(~rises & (further.reached < down.reached), down)
     high = further.where(rises & (further.reached > up.reached), up)
-    reach = _between(study, low, high)
-    met = study.meet(name, aim(reach), low, high)
+    found = _between(study, low, high)
+    met = study.meet(name, aim(found), low, high)
     spent = (down, up, further)
     gradients, forwards = sum(part.gradients for part in spent), sum(part.forwards for part in (*spent, met))
-    return met._replace(gradients=gradients, forwards=forwards, reach=reach)
+    return met._replace(gradients=gradients, forwards=forwards, reach=found)
 
 
 def _between(study: Study, low: Outcome, high: Outcome) -> Reach:

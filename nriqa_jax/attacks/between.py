@@ -1,9 +1,9 @@
 """Meet a score that lies between those of an image and of an attacked version of it, without gradients.
 
 An image that takes a share of its pixel values from the attacked version and the others from the clean one stays in
-every L-infinity ball that holds both, and on the 8-bit grid if both are on it. Growing the share moves the score from
-one to the other in tiny steps, so that any score between them is met by a search over the share: on the very pixels
-that are saved, where scaling a change of one level down would round it away.
+every L-infinity or L2 ball around the image that holds the version, and on the 8-bit grid if both are on it. Growing
+the share moves the score from one to the other in tiny steps, so that any score between them is met by a search over
+the share: on the very pixels that are saved, where scaling a change of one level down would round it away.
 """
 
 import dataclasses

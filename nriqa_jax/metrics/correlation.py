@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
 
+from nriqa_jax.metrics.soft_rank import soft_plcc as soft_plcc
 from nriqa_jax.metrics.soft_rank import soft_rank as soft_rank
 from nriqa_jax.metrics.soft_rank import soft_srocc as soft_srocc
 
