@@ -158,8 +158,9 @@ def _keep_freed_memory() -> None:
 
 def double_precision() -> contextlib.AbstractContextManager:
     """64-bit numbers inside a ``with`` statement."""
-    enable = getattr(jax, "enable_x64", None)  # in jax.experimental before JAX 0.8
-    return enable(True) if enable else jax.experimental.enable_x64(True)  # type: ignore[attr-defined]
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    return jax.experimental.enable_x64(True)  # type: ignore[attr-defined]  # before JAX 0.8
 
 
 def devices(machine: Machine) -> list[jax.Device]:
