@@ -22,7 +22,8 @@ from experiments.ranking.methods import METHODS, frontier
 from experiments.ranking.study import Presets, Study
 from nriqa_jax.models.model import Model
 
-_SHARE = 5  # epsilon in steps of the published stage two; and steps in those of a probe
+_SHARE = 5  # epsilon in steps of the published stage two
+_PROBES = 10  # of how many steps one is spent on each probe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ def _compared(config: Config) -> list[str]:
 
 
 def _presets(config: Config) -> Presets:
-    """Stage two; probes of a fifth of its steps, which cross the ball; and the steps that two probes leave."""
+    """Stage two; probes of a tenth of its steps, which cross the ball; and the steps that two probes leave."""
     accepted = inspect.signature(ATTACKS[config.attack]).parameters
     whole, epsilon = dataclasses.asdict(config), cli.parse_epsilon(config.epsilon)
     if "step_size" in accepted and not config.step_size:
@@ -79,7 +80,7 @@ def _presets(config: Config) -> Presets:
     probe, rest = dict(whole), dict(whole)
     if "steps" in accepted:
         steps = config.steps or accepted["steps"].default
-        probe["steps"] = max(steps // _SHARE, 1)
+        probe["steps"] = max(steps // _PROBES, 1)
         rest["steps"] = max(steps - 2 * probe["steps"], 1)
         if "step_size" in accepted:
             probe["step_size"] = str(epsilon / probe["steps"])

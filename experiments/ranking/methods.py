@@ -11,7 +11,7 @@ from experiments.ranking.study import Outcome, Study, Vector
 from nriqa_jax.attacks.reachable import Reach, reach
 from nriqa_jax.metrics.correlation import mae, srocc
 
-CHANGE_WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)  # of the frontier
+CHANGE_WEIGHTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)  # of the frontier
 _HALVINGS = 6  # of the interval of weights, to find the one that moves scores as far as wanted
 
 
