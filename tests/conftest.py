@@ -81,6 +81,18 @@ def script(capsys, monkeypatch):
     return run
 
 
+@pytest.fixture
+def refusal(script):
+    """The one sentence with which a script refuses settings: ``refusal(module, **flags) -> message``."""
+
+    def refuse(module, **settings):
+        code, printed, message = script(module, **settings)
+        assert (code, printed, message.count("\n")) == (2, "", 1)
+        return message
+
+    return refuse
+
+
 @pytest.fixture(scope="session")
 def photo_folder(tmp_path_factory):
     """Seven small smooth pictures of two sizes, one in a sub-folder."""
