@@ -13,7 +13,7 @@ from experiments import batch_sizes, cli, ledger, weights
 from experiments.catalog import ATTACKS, MODELS
 from experiments.loading import ImageSet
 from nriqa_jax.memory import rematerialize
-from nriqa_jax.models.model import Model, Variables
+from nriqa_jax.models.model import Model, Preprocess, Variables
 from nriqa_jax.parallel import Replicas
 from nriqa_jax.types import Objective, StepwiseAttack
 
@@ -27,7 +27,7 @@ class Common(cli.Machine):
 
     model: str = cli.flag(cli.REQUIRED, "Quality model.", MODELS)
     weights: str = cli.flag(cli.REQUIRED, "A .safetensors or PyTorch file, random, or embedded.")
-    protocol: str = cli.flag("", "Test protocol of the model: published or grid; by default the model's first.")
+    protocol: str = cli.flag("", "Test protocol, such as published, grid or pyiqa; by default the model's first.")
     images: str = cli.flag(cli.REQUIRED, "Folder of images (with its sub-folders), or one image file.")
     out: str = cli.flag(cli.REQUIRED, "Run folder; the same command run again continues an interrupted run.")
     batch_size: int = cli.flag(0, "Largest number of images computed together on a device; 0 is as memory allows.")
@@ -110,10 +110,10 @@ def load_model(config: Common, precision: str = "highest", remat: bool = False) 
     cli.devices(config)
     model = MODELS[config.model]()
     try:
-        model = model.with_protocol(config.protocol) if config.protocol else model
+        model = model.with_protocol(config.protocol, config.seed) if config.protocol else model
     except ValueError as error:
         raise cli.UserError(f"--protocol={config.protocol}: {error}") from error
-    variables, digest = weights.load(config.weights, model, config.seed)
+    variables, digest, model = weights.load(config.weights, model, config.seed)
     score = model.score_fn(model.prepare(variables))
     gradient = gradient_fn(model, variables, score, precision)
     if remat:
@@ -158,10 +158,15 @@ def describe(model: Model) -> dict[str, Any]:
     """What a reader of scores must know of a model."""
     return {
         "name": model.name,
-        "protocol": f"{model.preprocess.name} v{model.preprocess.version}",
+        "protocol": _protocol(model.preprocess),
         "score_range": list(model.score_range),
         "higher_is_better": model.higher_is_better,
-        "training_data": model.training_data,
-        "citation": model.citation,
-        "licence": f"code: {model.code_licence}; weights: {model.weights_licence}",
+        "training_data": model.card.training_data,
+        "citation": model.card.citation,
+        "licence": f"code: {model.card.code_licence}; weights: {model.card.weights_licence}",
     }
+
+
+def _protocol(preprocess: Preprocess) -> str:
+    seed = "" if preprocess.seed is None else f", seed {preprocess.seed}"
+    return f"{preprocess.name} v{preprocess.version}{seed}"

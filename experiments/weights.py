@@ -3,18 +3,33 @@
 import hashlib
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 
 from experiments.cli import UserError
 from nriqa_jax.models.model import Model, Variables
-from weights_convert.convert import load_torch
-from weights_convert.store import load_variables, serialize
+from weights_convert import convert, store
+from weights_convert.rules import unflatten
 from weights_convert.torch_file import CheckpointError
 
 
-def load(weights: str, model: Model, seed: int) -> tuple[Variables, str]:
-    """Variables of a model, and the sha256 of the file that they came from (or of random weights themselves).
+class Weights(NamedTuple):
+    """Weights of a model.
+
+    Attributes:
+      variables: the numbers.
+      sha256: of the file that they came from, or of random weights themselves.
+      model: the model, with the score range of these weights.
+    """
+
+    variables: Variables
+    sha256: str
+    model: Model
+
+
+def load(weights: str, model: Model, seed: int) -> Weights:
+    """Weights of a model.
 
     Args:
       weights: path of a ``.safetensors`` or PyTorch file, ``random``, or ``embedded``.
@@ -26,16 +41,19 @@ def load(weights: str, model: Model, seed: int) -> tuple[Variables, str]:
     """
     if weights == "random":
         variables = jax.jit(model.init)(jax.random.key(seed))
-        return variables, hashlib.sha256(serialize(variables, {})).hexdigest()
+        return Weights(variables, hashlib.sha256(store.serialize(variables, {})).hexdigest(), model)
     path = _embedded(model) if weights == "embedded" else Path(weights)
     if not path.is_file():
         raise UserError(f"--weights={weights} is not a file; give a .safetensors or PyTorch file, random, or embedded")
     try:
-        read = load_variables if path.suffix == ".safetensors" else load_torch
-        variables = read(path, model)
+        if path.suffix == ".safetensors":
+            variables, model = store.load_variables(path, model), store.in_unit_of(path, model)
+        else:
+            layout, conversion = convert.convert_checkpoint(path, model)
+            variables, model = unflatten(conversion.arrays), convert.in_unit_of(layout, model)
     except CheckpointError as error:
         raise UserError(f"--weights={error}") from error
-    return jax.device_put(variables), hashlib.sha256(path.read_bytes()).hexdigest()
+    return Weights(jax.device_put(variables), hashlib.sha256(path.read_bytes()).hexdigest(), model)
 
 
 def _embedded(model: Model) -> Path:

@@ -82,14 +82,6 @@ def quantize_toward(images: Float[Array, "*n"], clean: UInt8[Array, "*n"]) -> UI
     return jnp.clip(towards, 0.0, 255.0).astype(jnp.uint8)
 
 
-def resize_torch(
-    images: Float[Array, "batch h w channels"], height: int, width: int
-) -> Float[Array, "batch h2 w2 channels"]:
-    """Bilinear resize as ``torch.nn.functional.interpolate(size=..., align_corners=False)``, without antialias."""
-    shape = (images.shape[0], height, width, images.shape[-1])
-    return jax.image.resize(images, shape, "linear", antialias=False)
-
-
 def covering_offsets(length: int, window: int) -> tuple[int, ...]:
     """Start positions of the fewest evenly spread windows that cover every pixel of a side, ``length >= window``."""
     count = -(-length // window)

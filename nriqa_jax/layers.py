@@ -143,12 +143,12 @@ class Conv(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation with the stored statistics, which no forward pass changes."""
+    """Batch normalisation of maps or vectors with the stored statistics, which no forward pass changes."""
 
     epsilon: float = 1e-5
 
     @nn.compact
-    def __call__(self, x: Features) -> Features:
+    def __call__(self, x: Float[Array, "*n channels"]) -> Float[Array, "*n channels"]:
         """Normalise each channel; nothing where it was folded into the convolution before it."""
         if self.has_variable("params", "folded"):
             return x

@@ -1,6 +1,7 @@
 """Shared fixtures. Types in signatures, array shapes included, are checked in every test by beartype."""
 
 import dataclasses
+import gc
 import os
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from experiments import cli
 
 jax.config.update("jax_num_cpu_devices", 2)  # scripts in this process use both
 
+_MAPS = 15_000
 SHARED = Path(__file__).parents[2] / "shared"
 
 
@@ -34,6 +36,16 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip("the folder of real photographs and weights is not here")
     return SHARED
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Forget compiled programs before their memory maps reach the 65,530 that Linux gives a process by default."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_text().splitlines()) > _MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

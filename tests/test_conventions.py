@@ -18,12 +18,13 @@ ALLOWED_OUTSIDE = {"jax", "flax", "optax", "numpy", "scipy", "jaxtyping"}
 BELOW = {  # what the modules under models and attacks may import, types aside
     "winograd": {"windows"},
     "image": {"windows"},
+    "resize": {"image"},
     "layers": {"windows", "winograd"},
     "prepare": {"layers", "winograd"},
     "metrics": {"image"},
 }
 PEERS = {"models", "attacks", "defenses"}
-BASE = {"types", "windows", "winograd", "image", "layers", "prepare", "metrics", "parallel"}
+BASE = {"types", "windows", "winograd", "image", "resize", "layers", "prepare", "metrics", "parallel"}
 
 
 def imported_modules(path):
@@ -68,6 +69,7 @@ def test_the_layer_rule_can_fail():
 
 def test_torch_is_imported_by_tests_and_peers_only():
     peers = set((ROOT / "experiments" / "contenders").glob("torch_*.py"))  # what speed is measured against
+    peers |= set((ROOT / "weights_convert" / "torch_graphs").glob("*.py"))  # what conversions are verified against
     paths = {*LIBRARY, *(ROOT / "experiments").rglob("*.py"), *(ROOT / "weights_convert").rglob("*.py")}
     for path in paths - peers:
         assert "torch" not in {module.split(".")[0] for module in imported_modules(path)}, path
@@ -89,7 +91,7 @@ assert not {{"torch", "PIL", "experiments", "weights_convert"}} & set(sys.module
 def test_every_public_name_is_documented(package):
     root = importlib.import_module(package)
     for _, name, _ in pkgutil.walk_packages(root.__path__, f"{package}."):
-        if name.startswith("experiments.contenders.torch_"):
+        if name.startswith(("experiments.contenders.torch_", "weights_convert.torch_graphs.")):
             pytest.importorskip("torch")
             if name.endswith("toolbox"):
                 continue  # needs a package of its own

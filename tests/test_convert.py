@@ -16,8 +16,8 @@ from nriqa_jax.models.cnniqa import cnniqa
 from nriqa_jax.models.tinyiqa import tinyiqa
 from weights_convert import store
 from weights_convert.convert import convert_file, convert_tensors, load_torch, report_path
+from weights_convert.pieces import layer, norm, to_kernel
 from weights_convert.rules import Rule, apply_rules, flatten, unflatten
-from weights_convert.tables import layer, norm, to_kernel
 from weights_convert.torch_file import CheckpointError, read_tensors
 
 ROOT = Path(__file__).parents[1]

@@ -51,7 +51,7 @@ def test_the_embedded_weights_are_small_and_documented():
     card = (folder / "tinyiqa.md").read_text()
     for word in ("MS-SSIM", "NIPS 2017", "CC-BY", "seed", "SROCC", *DISTORTIONS):
         assert word in card, word
-    assert tinyiqa().training_data
+    assert tinyiqa().card.training_data
 
 
 @pytest.mark.slow

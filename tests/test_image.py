@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nriqa_jax import image
+from nriqa_jax.resize import resize_torch
 
 
 def test_luma_equals_an_8_bit_grey_file():
@@ -76,7 +77,7 @@ def test_resize_equals_torch():
     theirs = torch.nn.functional.interpolate(
         torch.from_numpy(np.asarray(images)).permute(0, 3, 1, 2), size=(40, 31), mode="bilinear", align_corners=False
     )
-    np.testing.assert_allclose(image.resize_torch(images, 40, 31), theirs.permute(0, 2, 3, 1), atol=2e-6)
+    np.testing.assert_allclose(resize_torch(images, 40, 31), theirs.permute(0, 2, 3, 1), atol=2e-6)
 
 
 def test_straight_through_gradient():

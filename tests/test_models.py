@@ -81,7 +81,7 @@ def test_documentation_of_a_model(scorers, name, protocol):
     assert model.name == name
     assert model.score_range[0] < model.score_range[1]
     assert isinstance(model.score_fn({}), ScoreFn)
-    for text in (model.training_data, model.citation, model.code_licence, model.weights_licence):
+    for text in (model.card.training_data, model.card.citation, model.card.code_licence, model.card.weights_licence):
         assert text
     assert model.preprocess.description
     assert model.preprocess.version >= 1

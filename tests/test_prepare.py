@@ -195,7 +195,7 @@ def test_every_batch_norm_of_a_resnet_is_folded():
 
 def test_half_precision_weights_still_give_float32_scores(images):
     model = MODELS["tinyiqa"]()
-    variables, _ = weights.load("embedded", model, 0)
+    variables = weights.load("embedded", model, 0).variables
     half = model.prepare(variables, jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype(jnp.bfloat16)}
     big = jnp.tile(images, (1, 2, 2, 1))

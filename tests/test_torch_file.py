@@ -72,6 +72,19 @@ def test_containers_are_flattened_and_other_entries_dropped(tmp_path, form):
     assert_same(read_tensors(save(torch, one, tmp_path / "b.pth", form)), {"tensor": one})
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_lists_of_floats_beside_the_tensors(tmp_path, form):
+    """As LinearityIQA stores its calibration; numpy's scalars count, and optimiser settings do not."""
+    torch = pytest.importorskip("torch")
+    value = {"model": {"w": torch.ones(2), "names": [1.0]}, "k": [np.float64(1.5), 2.0, -3], "b": [0.5, np.float64(-1)]}
+    value |= {"optimizer": {"param_groups": [{"betas": [0.9, 0.99], "params": [0, 1]}]}, "mixed": [1.0, "a"]}
+    tensors = read_tensors(save(torch, value, tmp_path / "a.pth", form))
+    assert list(tensors) == ["model.w", "b"]
+    assert tensors["b"].tolist() == [0.5, -1.0]
+    value["k"] = [np.float64(1.5), 2.0, -3.0]
+    assert read_tensors(save(torch, value, tmp_path / "a.pth", form))["k"].tolist() == [1.5, 2.0, -3.0]
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("form", FORMATS)
 def test_whole_modules_equal_their_state_dict(tmp_path, form):
@@ -87,7 +100,7 @@ def test_whole_modules_equal_their_state_dict(tmp_path, form):
     assert any(name.startswith("module.") for name in expected)
     assert_same(read_tensors(save(torch, net, tmp_path / "a.pth", form)), expected)
     nested = {f"model.{name}": value for name, value in expected.items()}
-    assert_same(read_tensors(save(torch, {"model": net, "k": [1.0]}, tmp_path / "b.pth", form)), nested)
+    assert_same(read_tensors(save(torch, {"model": net, "k": [1]}, tmp_path / "b.pth", form)), nested)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -54,7 +54,7 @@ def convert_tensors(
         raise ValueError(f"{model.name} has no layout '{layout}'; it has: {', '.join(layouts)}")
     expected = expected_shapes(model)
     names = [layout] if layout else list(layouts)
-    attempts = [(name, *match_rules(layouts[name], tensors, expected)) for name in names]
+    attempts = [(name, *match_rules(layouts[name].rules, tensors, expected)) for name in names]
     name, conversion, problems = min(attempts, key=lambda attempt: attempt[2].count())
     if problems.count():
         raise CheckpointError(problems.message(f"the tensors do not fit {model.name} (layout {name})"))
@@ -68,7 +68,13 @@ def load_torch(path: str | os.PathLike, model: Model, layout: str | None = None)
       CheckpointError: if the file is damaged or refused, or does not fit the model.
       ValueError: as in ``convert_tensors``.
     """
-    return unflatten(_convert(path, model, layout)[1].arrays)
+    return unflatten(convert_checkpoint(path, model, layout)[1].arrays)
+
+
+def in_unit_of(layout: str, model: Model) -> Model:
+    """The model with the score range of weights in one of its layouts."""
+    score_range = LAYOUTS[model.name][layout].score_range
+    return model if score_range is None else model.with_score_range(score_range)
 
 
 def convert_file(
@@ -91,9 +97,9 @@ def convert_file(
       OSError: if ``dst`` cannot be written.
     """
     report_file = report_path(dst)
-    name, conversion = _convert(src, model, layout)
+    name, conversion = convert_checkpoint(src, model, layout)
     origin = {"source_file": Path(src).name, "source_sha256": _sha256(Path(src).read_bytes()), "layout": name}
-    metadata = store.describe(model) | origin
+    metadata = store.describe(in_unit_of(name, model)) | origin
     data = store.serialize(unflatten(conversion.arrays), metadata)
     report = metadata | {"file": Path(dst).name, "sha256": _sha256(data)} | _contents(conversion)
     Path(dst).parent.mkdir(parents=True, exist_ok=True)
@@ -116,8 +122,8 @@ def report_path(dst: str | os.PathLike) -> Path:
     return path.with_suffix(".conversion.json")
 
 
-def _convert(path: str | os.PathLike, model: Model, layout: str | None) -> tuple[str, Conversion]:
-    """Layout and converted arrays of a file."""
+def convert_checkpoint(path: str | os.PathLike, model: Model, layout: str | None = None) -> tuple[str, Conversion]:
+    """Name of the layout and converted arrays of a file; arguments and errors are those of `load_torch`."""
     tensors = read_tensors(path)
     try:
         return convert_tensors(tensors, model, layout)

@@ -37,13 +37,29 @@ class Rule:
 
     Attributes:
       pattern: regular expression that a whole tensor name must match.
-      path: path of the variable, such as ``params/conv1/kernel``, with back-references (``\1``) to the pattern.
+      path: path of the variable, such as ``params/conv1/kernel``, with back-references (``\1``) to the pattern; None
+        for a tensor that the model has no use for.
       transform: layout change; it must leave arrays of an unexpected rank alone, so that their shape is reported.
+      outside: whether the tensor lies beside the container of the others, and is named from the root of the file.
     """
 
     pattern: str
-    path: str
+    path: str | None
     transform: Transform = as_is
+    outside: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a kind of checkpoint names the tensors of a model.
+
+    Attributes:
+      rules: where each tensor goes.
+      score_range: lowest and highest score of these weights, where it is not that of the model's card.
+    """
+
+    rules: tuple[Rule, ...]
+    score_range: tuple[float, float] | None = None
 
 
 @dataclass
@@ -71,11 +87,12 @@ class Problems:
 
 
 class Tensor(NamedTuple):
-    """A tensor of a checkpoint: the name in the file, the name that rules see, and the numbers."""
+    """A tensor of a checkpoint: the name in the file, the name that rules see, the numbers, and if it lies outside."""
 
     source: str
     name: str
     array: np.ndarray
+    outside: bool = False
 
     def __str__(self) -> str:
         return f"{self.source} {_shape(self.array)}"
@@ -88,8 +105,8 @@ class Conversion:
     Attributes:
       arrays: by path; contiguous, in the model's element type.
       sources: name in the checkpoint of each path.
-      dropped: names in the checkpoint that the model has no use for: batch counters, and what lies outside of the
-        container (an optimiser state).
+      dropped: names in the checkpoint that the model has no use for: batch counters, tensors that rules say so of, and
+        what lies outside of the container (an optimiser state).
       container: prefix of the names that were used, such as ``params.``; empty for a flat state dict.
     """
 
@@ -139,13 +156,15 @@ def match_rules(
     container, kept = _select_container(rules, tensors)
     claims: dict[str, list[tuple[Tensor, Rule]]] = {}
     for tensor in kept:
-        hits = [(match.expand(rule.path), rule) for rule in rules if (match := re.fullmatch(rule.pattern, tensor.name))]
+        hits = [(rule.path and match.expand(rule.path), rule) for rule in rules if (match := _match(rule, tensor))]
         for path, rule in hits:
-            claims.setdefault(path, []).append((tensor, rule))
+            if path is not None:
+                claims.setdefault(path, []).append((tensor, rule))
         if not hits:
             problems.unexpected.append(str(tensor))
         elif len(hits) > 1:
-            problems.ambiguous.append(f"{tensor} fits several rules: " + ", ".join(path for path, _ in hits))
+            places = ", ".join(path or "nothing" for path, _ in hits)
+            problems.ambiguous.append(f"{tensor} fits several rules: {places}")
     arrays, sources = {}, {}
     for path, claimants in claims.items():
         tensor, rule = claimants[0]
@@ -154,7 +173,7 @@ def match_rules(
         sources[path] = tensor.source
         arrays[path] = _converted(rule.transform(tensor.array), expected.get(path))
     compare(arrays, expected, problems, sources)
-    used = {tensor.source for tensor in kept}
+    used = set(sources.values())
     dropped = tuple(name for name in tensors if name not in used)
     return Conversion(arrays, sources, dropped, container), problems
 
@@ -190,7 +209,10 @@ def _converted(array: np.ndarray, spec: jax.ShapeDtypeStruct | None) -> np.ndarr
 
 
 def _select_container(rules: tuple[Rule, ...], tensors: Mapping[str, np.ndarray]) -> tuple[str, list[Tensor]]:
-    """The container whose tensors fit most rules (the outermost, of equals), and its tensors without counters."""
+    """The container whose tensors fit most rules (the outermost, of equals), and its tensors without counters.
+
+    Tensors outside of it that rules ask for come first.
+    """
     stripped = {name: ".".join(part for part in name.split(".") if part != _WRAPPER) for name in tensors}
     prefixes = {""}
     for name in stripped.values():
@@ -209,7 +231,14 @@ def _select_container(rules: tuple[Rule, ...], tensors: Mapping[str, np.ndarray]
         ]
 
     def fitting(prefix: str) -> int:
-        return sum(any(re.fullmatch(rule.pattern, t.name) for rule in rules) for t in inside(prefix))
+        return sum(any(_match(rule, tensor) for rule in rules) for tensor in inside(prefix))
 
     best = max(sorted(prefixes, key=len), key=fitting)
-    return best, inside(best)
+    beside = [Tensor(source, name, tensors[source], outside=True) for source, name in stripped.items()]
+    wanted = [t for t in beside if any(_match(rule, t) for rule in rules)]
+    taken = {tensor.source for tensor in wanted}
+    return best, wanted + [tensor for tensor in inside(best) if tensor.source not in taken]
+
+
+def _match(rule: Rule, tensor: Tensor) -> re.Match | None:
+    return re.fullmatch(rule.pattern, tensor.name) if rule.outside == tensor.outside else None

@@ -22,25 +22,26 @@ from weights_convert.rules import Problems, compare, expected_shapes, flatten, u
 _KEY = "nriqa_jax"
 
 
-def describe(model: Model) -> dict[str, str]:
+def describe(model: Model) -> dict[str, Any]:
     """Metadata that follow from the model alone."""
     return {
         "model": model.name,
+        "score_range": list(model.score_range),
         "protocol": model.preprocess.name,
         "protocol_version": str(model.preprocess.version),
-        "code_licence": model.code_licence,
-        "weights_licence": model.weights_licence,
+        "code_licence": model.card.code_licence,
+        "weights_licence": model.card.weights_licence,
         "nriqa_jax": nriqa_jax.__version__,
     }
 
 
-def serialize(variables: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
+def serialize(variables: Mapping[str, Any], metadata: Mapping[str, Any]) -> bytes:
     """A safetensors file as bytes; equal arguments give equal bytes."""
     arrays = {path: np.array(array, order="C") for path, array in sorted(flatten(variables).items())}
     return safetensors.numpy.save(arrays, metadata={_KEY: json.dumps(dict(metadata), sort_keys=True)})
 
 
-def save_variables(path: str | os.PathLike, variables: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+def save_variables(path: str | os.PathLike, variables: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
     """Write variables to a safetensors file, completely or not at all.
 
     Args:
@@ -67,7 +68,7 @@ def write_atomic(path: str | os.PathLike, data: bytes) -> None:
         raise
 
 
-def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     """Metadata of a converted file.
 
     Raises:
@@ -100,7 +101,7 @@ def load_variables(path: str | os.PathLike, model: Model) -> dict[str, Any]:
     return unflatten(arrays)
 
 
-def _read(path: str | os.PathLike, *, arrays: bool) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+def _read(path: str | os.PathLike, *, arrays: bool) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Metadata and, if wanted, arrays by path."""
     try:
         with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
@@ -113,3 +114,15 @@ def _read(path: str | os.PathLike, *, arrays: bool) -> tuple[dict[str, str], dic
     if not isinstance(metadata, dict):
         raise CheckpointError(f"{os.fspath(path)}: this safetensors file was not written by weights_convert")
     return metadata, content
+
+
+def in_unit_of(path: str | os.PathLike, model: Model) -> Model:
+    """The model with the score range that a converted file states; older files state none.
+
+    Raises:
+      CheckpointError: as `read_metadata`.
+    """
+    match read_metadata(path).get("score_range"):
+        case [int() | float() as low, int() | float() as high]:
+            return model.with_score_range((float(low), float(high)))
+    return model

@@ -40,6 +40,7 @@ _WRAPPERS = frozenset(
     }
 )
 _FROM_TYPE = frozenset({"torch._tensor._rebuild_from_type", "torch._tensor._rebuild_from_type_v2"})
+_NUMPY_SCALARS = frozenset({"numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"})
 _MODULE_PARTS = ("_parameters", "_buffers", "_modules")
 _MAX_VALUES = 5_000_000
 _MAX_DEPTH = 100
@@ -104,26 +105,28 @@ def read_tree(tree: Any, read: ReadStorage, file_bytes: int) -> dict[str, np.nda
       file_bytes: size of the file; tensors that need many times more (by stride 0) are refused.
 
     Returns:
-      Arrays by dotted name, in file order; where possible they are read-only views of what ``read`` returned.
+      Arrays by dotted name, in file order; where possible they are read-only views of what ``read`` returned. Lists of
+      floating-point numbers at the top level count as tensors.
 
     Raises:
       CheckpointError: for tensors outside of their storage, of unknown type, of equal names, or none at all.
     """
-    views = _collect(tree)
-    needed = sum(math.prod(view.size) * dtype_of(view.kind).itemsize for view in views.values())
+    found = _collect(tree)
+    views = [view for view in found.values() if isinstance(view, View)]
+    needed = sum(math.prod(view.size) * dtype_of(view.kind).itemsize for view in views)
     if needed > _SPARE_BYTES + 8 * file_bytes:
         raise CheckpointError(f"refused: its {file_bytes} bytes would expand to {needed}")
-    return {name: _materialise(name, view, read) for name, view in views.items()}
+    return {name: _materialise(name, x, read) if isinstance(x, View) else x for name, x in found.items()}
 
 
-def _collect(tree: Any) -> dict[str, View]:
-    """All tensors of a tree by dotted name; a lone one is called ``tensor``."""
-    views: dict[str, View] = {}
+def _collect(tree: Any) -> dict[str, View | np.ndarray]:
+    """All tensors of a tree, and lists of numbers beside them, by dotted name; a lone one is called ``tensor``."""
+    views: dict[str, View | np.ndarray] = {}
     pending: list[tuple[str, Any, int]] = [("", tree, 0)]
-    visited = 0
+    visited, beside = 0, isinstance(tree, dict)
     while pending:
         name, value, depth = pending.pop()
-        view = _view(value)
+        view = _numbers(value) if beside and depth == 1 and isinstance(value, list) else _view(value)
         if view is not None:
             if name[:-1] in views:
                 raise CheckpointError(f"it has two tensors named {name[:-1]}")
@@ -137,9 +140,28 @@ def _collect(tree: Any) -> dict[str, View]:
             if isinstance(child, dict | list | tuple | Node):
                 parts.append((f"{name}{key}.", child, depth + 1))
         pending.extend(reversed(parts))
-    if not views:
+    if not any(isinstance(view, View) for view in views.values()):
         raise CheckpointError("it holds no tensors")
     return views
+
+
+def _numbers(values: list) -> np.ndarray | None:
+    """A list of floats, Python's or numpy's, as an array; None for any other list."""
+    numbers = [_float(value) for value in values]
+    return np.array(numbers) if numbers and None not in numbers else None
+
+
+def _float(value: Any) -> float | None:
+    match value:
+        case float():
+            return value
+        case Node(args=(Node(args=("f8", *_)), Node(args=(str(text), "latin1")))) if value.name in _NUMPY_SCALARS:
+            data = text.encode("latin1", "replace")
+        case Node(args=(Node(args=("f8", *_)), bytes(data))) if value.name in _NUMPY_SCALARS:
+            pass
+        case _:
+            return None
+    return float(np.frombuffer(data, "<f8")[0]) if len(data) == 8 else None
 
 
 def _children(value: Any) -> Iterator[tuple[Any, Any]]:

@@ -26,7 +26,7 @@ from nriqa_jax.models.hyperiqa import hyperiqa
 from nriqa_jax.models.model import Model, Variables
 from nriqa_jax.models.resnet import resnet50
 from nriqa_jax.types import Scores
-from weights_convert import store, tables
+from weights_convert import pieces, store
 from weights_convert.convert import convert_tensors
 from weights_convert.rules import apply_rules, expected_shapes, unflatten
 
@@ -49,7 +49,7 @@ def build(name: str) -> tuple[Model, Variables]:
         return model, jax.device_put(unflatten(convert_tensors(tensors, model)[1].arrays))
     # One 224x224 view with the usual normalisation, which HyperIQA has too.
     model = dataclasses.replace(hyperiqa(), name=name, network=ResNetScore())
-    rules = (*tables.resnet("res", "res"), *tables.layer("fc", "fc"))
+    rules = (*pieces.resnet("res", "res"), *pieces.layer("fc", "fc"))
     return model, jax.device_put(unflatten(apply_rules(rules, tensors, expected_shapes(model)).arrays))
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from nriqa_jax import image
 from nriqa_jax.layers import Dense, conv2d, he_normal
+from nriqa_jax.models import cards
 from nriqa_jax.models.model import Model, Preprocess, Views
 from nriqa_jax.types import Images, Scores
 
@@ -137,15 +138,9 @@ def cnniqa() -> Model:
     """CNNIQA as trained on LIVE; the score is a DMOS, 0..100, lower is better."""
     return Model(
         name="cnniqa",
+        card=cards.CNNIQA,
         network=CNNIQA(),
         preprocess=PUBLISHED,
         protocols=(PUBLISHED, GRID),
         view_shape=(_PATCH, _PATCH, 1),
-        score_range=(0.0, 100.0),
-        higher_is_better=False,
-        native_size=(_PATCH, _PATCH),
-        training_data="LIVE (DMOS)",
-        citation="Kang et al., Convolutional Neural Networks for No-Reference Image Quality Assessment, CVPR 2014",
-        code_licence="none stated (PyTorch reimplementation by lidq92)",
-        weights_licence="none stated",
     )

@@ -1,21 +1,19 @@
 """HyperIQA (Su et al., CVPR 2020): a hyper-network writes, for each image, the weights of a small quality network."""
 
+import dataclasses
 import itertools
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from nriqa_jax import image
 from nriqa_jax.layers import Conv, Dense, adaptive_avg_pool, flatten_nchw
-from nriqa_jax.models.model import Model, Preprocess, Views
+from nriqa_jax.models import cards, protocols
+from nriqa_jax.models.model import Model
 from nriqa_jax.models.resnet import resnet50
-from nriqa_jax.types import Images, Scores
+from nriqa_jax.types import Scores
 
 _CROP = 224
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_PUBLISHED_CROPS = 25
 _WIDTHS = (224, 112, 56, 28, 14, 1)  # of the target network, input to output
 
 
@@ -62,58 +60,22 @@ def _target_network(
     return x[:, 0]
 
 
-def _enlarge(images: Images) -> Float[Array, "batch _ _ 3"]:
-    """Upscale images whose short side is below the crop size, keeping the aspect ratio."""
-    height, width = images.shape[1:3]
-    scale = _CROP / min(height, width)
-    if scale <= 1:
-        return images
-    return image.resize_torch(images, max(_CROP, round(height * scale)), max(_CROP, round(width * scale)))
-
-
-def _grid_views(images: Images) -> Views:
-    return image.normalize(image.covering_crops(_enlarge(images), _CROP), _MEAN, _STD)
-
-
-def _published_views(images: Images) -> Views:
-    images = _enlarge(images)
-    # The authors draw new corners in every run. A fixed seed keeps the distribution and makes scores repeatable.
-    draw = np.random.default_rng(0).integers
-    rows, columns = (draw(0, side - _CROP + 1, _PUBLISHED_CROPS) for side in images.shape[1:3])
-    corners = tuple((int(y), int(x)) for y, x in zip(rows, columns))
-    return image.normalize(image.crops(images, corners, _CROP), _MEAN, _STD)
-
-
-GRID = Preprocess(
-    name="grid",
-    version=1,
-    views=_grid_views,
-    min_side=1,
-    description="fewest evenly spread 224x224 crops that cover every pixel; smaller images are upscaled (bilinear)",
-)
-PUBLISHED = Preprocess(
+GRID = protocols.grid(protocols.IMAGENET, _CROP)
+PUBLISHED = dataclasses.replace(
+    protocols.random(protocols.IMAGENET, _CROP, 25),
     name="published",
-    version=1,
-    views=_published_views,
-    min_side=1,
-    description="25 random 224x224 crops as in the paper, with corners drawn once from a fixed seed per image size",
+    description="25 random 224x224 crops as in the paper, with corners drawn once from a seed per image size",
 )
+PYIQA = protocols.uniform(protocols.IMAGENET, _CROP, 25)
 
 
 def hyperiqa() -> Model:
     """HyperIQA with a ResNet-50 backbone; scores 0..100, higher is better."""
     return Model(
         name="hyperiqa",
+        card=cards.HYPERIQA,
         network=HyperIQA(),
         preprocess=GRID,
-        protocols=(GRID, PUBLISHED),
+        protocols=(GRID, PUBLISHED, PYIQA),
         view_shape=(_CROP, _CROP, 3),
-        score_range=(0.0, 100.0),
-        higher_is_better=True,
-        native_size=(_CROP, _CROP),
-        training_data="KonIQ-10k (authors' weights); LIVE Challenge (gradient-norm training weights)",
-        citation="Su et al., Blindly Assess Image Quality in the Wild Guided by a Self-Adaptive Hyper Network, "
-        "CVPR 2020",
-        code_licence="MIT",
-        weights_licence="not stated by the authors; trained on KonIQ-10k",
     )

@@ -1,7 +1,8 @@
-"""What a quality model of the zoo is: a network, a preprocessing, and what a user must know to read its scores."""
+"""What a quality model of the zoo is: a network, protocols, and a card that says how to read its scores."""
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -9,29 +10,44 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from nriqa_jax.models.cards import Card
 from nriqa_jax.prepare import Variables, prepare
 from nriqa_jax.types import Images, Scores
 
 Views = Float[Array, "batch views rows columns channels"]
+Outputs = Float[Array, "batch views *outputs"]
+ViewsOf = Callable[[Images], Views]
+
+
+def mean_over_views(outputs: Float[Array, "batch views"]) -> Scores:
+    """The mean of the scores of the views of each image."""
+    return jnp.mean(outputs, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """A named, versioned test protocol: how an image becomes the views whose scores are averaged.
+    """A named, versioned test protocol: how an image becomes views, and the outputs for these one score.
 
     Attributes:
-      name: "published" for the authors' protocol, "grid" for a deterministic one that covers every pixel.
+      name: "published" for the authors' protocol, "pyiqa" and "msu" for those of these toolboxes where they differ,
+        "grid" for a deterministic one that covers every pixel, "random" for crops drawn from a seed.
       version: raised when the same name starts to give other numbers.
       views: ``images -> views``, differentiable.
       min_side: shortest side, in pixels, of an image that the protocol can score.
       description: one sentence for users.
+      pool: ``[batch, views, ...] -> [batch]``, from the network's outputs to scores.
+      seeded: for "random": ``seed -> views``; `Model.with_protocol` calls it.
+      seed: the seed that ``views`` was made from, if any.
     """
 
     name: str
     version: int
-    views: Callable[[Images], Views]
+    views: ViewsOf
     min_side: int
     description: str
+    pool: Callable[[Outputs], Scores] = mean_over_views
+    seeded: Callable[[int], ViewsOf] | None = None
+    seed: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,63 +56,76 @@ class Model:
 
     Attributes:
       name: key of the model in the catalog.
-      network: Linen module, ``[n, h, w, c] -> [n]``.
+      card: what a reader of its scores must know.
+      network: Linen module, ``[n, h, w, c] -> [n, ...]``; one score for each view, or what ``preprocess.pool`` takes.
       preprocess: the protocol in use, one of ``protocols``.
       protocols: the protocols that this model knows, the default first.
       view_shape: height, width and channels of one view (any size, for a fully convolutional network).
-      score_range: nominal lowest and highest score; scores of attacked images may leave it.
-      higher_is_better: whether a higher score means better quality.
-      native_size: (height, width) that the network was trained at.
-      training_data: what the published weights were trained on.
-      citation: paper that defines the model.
-      code_licence: licence of the reference implementation.
-      weights_licence: licence of the published weights.
+      precompute: ``(network, variables) -> variables`` that hold what does not depend on images, such as the features
+        of fixed texts; `prepare` calls it.
     """
 
     name: str
+    card: Card
     network: nn.Module
     preprocess: Preprocess
     protocols: tuple[Preprocess, ...]
     view_shape: tuple[int, int, int]
-    score_range: tuple[float, float]
-    higher_is_better: bool
-    native_size: tuple[int, int]
-    training_data: str
-    citation: str
-    code_licence: str
-    weights_licence: str
+    precompute: Callable[[nn.Module, Variables], Variables] | None = None
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """Nominal lowest and highest score."""
+        return self.card.score_range
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a higher score means better quality."""
+        return self.card.higher_is_better
 
     def init(self, key: Array) -> Variables:
         """Random weights, for tests and for training from scratch."""
         return self.network.init(key, jnp.zeros((1, *self.view_shape)))
 
     def apply(self, variables: Variables, images: Images) -> Scores:
-        """Score images: the mean network output over the views of each image.
+        """Score images.
 
-        The network computes in the number format of its variables; preprocessing and the mean in that of the images.
+        The network computes in the number format of its variables; preprocessing and pooling in that of the images.
         """
         views = self.preprocess.views(images)
         batch, count = views.shape[:2]
         views = views.reshape(batch * count, *views.shape[2:]).astype(jnp.result_type(*jax.tree.leaves(variables)))
-        scores: Any = self.network.apply(variables, views)
-        return jnp.mean(scores.reshape(batch, count).astype(images.dtype), axis=1)
+        outputs: Any = self.network.apply(variables, views)
+        return self.preprocess.pool(outputs.reshape(batch, count, *outputs.shape[1:]).astype(images.dtype))
 
     def prepare(self, variables: Variables, dtype: Any = jnp.float32) -> Variables:
         """The same weights laid out for fast inference in a number format; see ``nriqa_jax.prepare``."""
+        if self.precompute is not None:
+            variables = jax.jit(partial(self.precompute, self.network))(variables)
         return prepare(self.network, variables, self.view_shape, dtype=dtype)
 
     def score_fn(self, variables: Variables) -> jax.tree_util.Partial:
         """The model as a `ScoreFn`: a pytree whose leaves are the weights."""
         return jax.tree_util.Partial(self.apply, variables)
 
-    def with_protocol(self, name: str) -> "Model":
+    def with_protocol(self, name: str, seed: int = 0) -> "Model":
         """The same model under another of its protocols.
+
+        Args:
+          name: of the protocol.
+          seed: for a protocol that draws crops; the others ignore it.
 
         Raises:
           ValueError: when the model has no protocol of that name.
         """
         for preprocess in self.protocols:
             if preprocess.name == name:
+                if preprocess.seeded is not None:
+                    preprocess = dataclasses.replace(preprocess, views=preprocess.seeded(seed), seed=seed)
                 return dataclasses.replace(self, preprocess=preprocess)
         known = ", ".join(p.name for p in self.protocols)
         raise ValueError(f"{self.name} has no protocol '{name}'; it knows: {known}")
+
+    def with_score_range(self, score_range: tuple[float, float]) -> "Model":
+        """The same model for weights that score in another unit than the card says."""
+        return dataclasses.replace(self, card=dataclasses.replace(self.card, score_range=score_range))

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from nriqa_jax import image
 from nriqa_jax.layers import Conv, Dense
+from nriqa_jax.models import cards
 from nriqa_jax.models.model import Model, Preprocess, Views
 from nriqa_jax.types import Images, Scores
 
@@ -50,15 +51,9 @@ def tinyiqa() -> Model:
     """TinyIQA; scores 0..100, higher is better."""
     return Model(
         name="tinyiqa",
+        card=cards.TINYIQA,
         network=TinyIQA(),
         preprocess=GRID,
         protocols=(GRID,),
         view_shape=(_MIN_SIDE, _MIN_SIDE, 6),
-        score_range=(0.0, 100.0),
-        higher_is_better=True,
-        native_size=(299, 299),
-        training_data="250 NIPS 2017 photographs, distorted; labels are MS-SSIM to the pristine photograph",
-        citation="this project",
-        code_licence="Apache-2.0",
-        weights_licence="Apache-2.0; trained on CC-BY photographs",
     )

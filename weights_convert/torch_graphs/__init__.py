@@ -1,0 +1,1 @@
+"""The networks in PyTorch, one file a model: what conversions are verified against, and speed is measured against."""
