@@ -6,16 +6,19 @@ RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test test-full lint bench clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
 
 demo: $(RUNTIME)  ## install, attack embedded photographs, write out/demo/report.html
 	@$(RUN) -m experiments.demo --out=out/demo
 
 test: lint  ## install, check the code, run all tests
 	@$(RUN) -m pytest -n 2 --dist loadgroup
+
+test-full: $(DEV)  ## parity of all full-width networks with PyTorch
+	@$(RUN) -m pytest -n 1 --dist loadgroup -m full
 
 lint: $(DEV)  ## check style, format and types
 	@$(RUN) -m ruff check .

@@ -1,0 +1,110 @@
+"""Every converted model at parity with PyTorch: counts, conversion, outputs and input gradients."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from zoo import NARROW, ZOO, randomize, tensors_of, views
+
+from nriqa_jax.models.model import Model
+from weights_convert.convert import convert_tensors
+from weights_convert.rules import unflatten
+from weights_convert.tables import LAYOUTS
+
+GOLDEN = Path(__file__).parent / "golden"
+FULL = pytest.mark.full
+EVERY = pytest.mark.parametrize("name", ZOO)
+SMALL = pytest.mark.parametrize("name", NARROW)
+
+
+def total(model: Model, variables, x):
+    """Sum of all outputs, weighted so that no output cancels another, and the outputs."""
+    outputs = model.network.apply(variables, x)
+    weights = jnp.arange(1, 1 + outputs[0].size, dtype=outputs.dtype).reshape(outputs.shape[1:])
+    return jnp.sum(outputs * weights), outputs
+
+
+def ours(model, variables, x, dtype):
+    with jax.enable_x64(dtype == "float64"):
+        variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), variables)
+        value = jax.jit(jax.value_and_grad(lambda x: total(model, variables, x), has_aux=True))
+        (_, outputs), gradient = value(jnp.asarray(x, dtype))
+        return np.asarray(outputs), np.asarray(gradient)
+
+
+def theirs(graph, x, dtype):
+    import torch
+
+    x = torch.from_numpy(np.asarray(x, dtype)).permute(0, 3, 1, 2).contiguous().requires_grad_()
+    outputs = graph.to(getattr(torch, dtype))(x)
+    (outputs * torch.arange(1, 1 + outputs[0].numel()).reshape(outputs.shape[1:])).sum().backward()
+    return outputs.detach().numpy(), x.grad.permute(0, 2, 3, 1).numpy()
+
+
+def compare(model, graph, tensors, side, batch, dtype, score_tolerance, gradient_tolerance):
+    _, conversion = convert_tensors(tensors, model)
+    variables, x = unflatten(conversion.arrays), views(batch, side)
+    outputs, gradient = ours(model, variables, x, dtype)
+    expected, expected_gradient = theirs(graph, x, dtype)
+    assert outputs.shape == expected.shape
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(outputs, expected, rtol=score_tolerance, atol=score_tolerance * scale)
+    error, size = (np.sqrt(np.sum(v**2, axis=(1, 2, 3))) for v in (gradient - expected_gradient, expected_gradient))
+    assert np.all(size > 0)
+    assert np.all(error <= gradient_tolerance * size)
+    assert batch == 1 or np.ptp(expected, axis=0).max() > 1e-3 * scale, "the output must depend on the input"
+
+
+@EVERY
+def test_counts_are_as_published(name):
+    entry, model = ZOO[name], ZOO[name].build()
+    parameters = jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))["params"])
+    assert sum(leaf.size for leaf in parameters) == model.card.parameters
+    torch = pytest.importorskip("torch")
+    with torch.device("meta"):
+        graph = entry.make_graph()
+    assert sum(p.numel() for p in graph.parameters()) == entry.parameters
+    assert len(graph.state_dict()) == entry.entries
+
+
+@SMALL
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(
+    ("dtype", "score_tolerance", "gradient_tolerance"), [("float64", 1e-8, 1e-6), ("float32", 1e-4, 1e-2)]
+)
+def test_narrow_networks_equal_torch(name, batch, dtype, score_tolerance, gradient_tolerance):
+    """In float32 a ReLU that rounding decides otherwise changes the gradient; float64 shows that nothing else does."""
+    entry = ZOO[name]
+    graph = randomize(entry.make_graph(**entry.narrow_graph))
+    tensors = tensors_of(graph) | entry.extra
+    for side in entry.narrow_sides or entry.sides:
+        compare(entry.narrow_model(), graph, tensors, side, batch, dtype, score_tolerance, gradient_tolerance)
+
+
+@FULL
+@pytest.mark.slow
+@EVERY
+@pytest.mark.parametrize(("batch", "dtype"), [(1, "float32"), (3, "float32"), (1, "float64")])
+def test_full_networks_equal_torch(name, batch, dtype):
+    """Scores within 1e-4; gradients within 1e-3 in float64, where no ReLU is decided by rounding."""
+    entry = ZOO[name]
+    graph = randomize(entry.make_graph())
+    tensors = tensors_of(graph) | entry.extra
+    tolerances = (1e-4, 2e-2) if dtype == "float32" else (1e-7, 1e-5)
+    for side in entry.sides if batch == 1 else entry.sides[:1]:
+        compare(entry.build(), graph, tensors, side, batch, dtype, *tolerances)
+
+
+@FULL
+@pytest.mark.slow
+@EVERY
+def test_every_tensor_is_placed(name):
+    entry = ZOO[name]
+    tensors = tensors_of(entry.make_graph()) | entry.extra
+    for prefix in ("", "module.", "model.", "state_dict.module."):
+        renamed = {key if key in entry.extra else prefix + key: array for key, array in tensors.items()}
+        layout, conversion = convert_tensors(renamed, entry.build())
+        assert layout in LAYOUTS[name]
+        assert set(conversion.sources.values()) | set(conversion.dropped) == set(renamed)
