@@ -1,7 +1,5 @@
 """Resizing as other libraries do it; each function is named after what it matches. All are differentiable."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +12,7 @@ Resized = Float[Array, "batch h2 w2 channels"]
 Matrix = Float[np.ndarray, "out length"]
 
 _PIL_BITS = 22  # of the fixed-point weights in Pillow
+_LEVEL_SLACK = 2.0**-12  # by which an 8-bit level is off at most after a division and a product by 255
 
 
 def resize_torch(images: Pictures, height: int, width: int, *, antialias: bool = False) -> Resized:
@@ -45,17 +44,32 @@ def resize_cubic(images: Pictures, height: int, width: int) -> Resized:
 def resize_pil(images: Pictures, height: int, width: int) -> Resized:
     """Bilinear with antialias and rounding to 8 bits after each axis, as ``PIL.Image.resize``.
 
-    The gradient is that of the resizing without rounding. Equal to Pillow on 8-bit images, but for pixels within 1e-5
-    levels of a rounding boundary.
+    Equal to Pillow on 8-bit images. The gradient is that of the resizing without rounding.
     """
     for axis, size in ((2, width), (1, height)):  # the order of Pillow
         if images.shape[axis] != size:
-            matrix = pil_matrix(images.shape[axis], size).astype(images.dtype)
-            product = partial(jnp.tensordot, precision="highest")
-            resized = jnp.moveaxis(product(images, matrix, (axis, 1)), -1, axis)
-            levels = jnp.clip(jnp.floor(resized * 255.0 + 0.5), 0.0, 255.0)
-            images = straight_through(levels / 255.0, resized)
+            matrix = pil_matrix(images.shape[axis], size)
+            smooth = _along(images, axis, matrix)
+            images = straight_through(_pil_levels(images * 255.0, axis, matrix) / 255.0, smooth)
     return images
+
+
+def _pil_levels(levels: Pictures, axis: int, matrix: Matrix) -> Resized:
+    """Nearest integers of the products; exact for integer levels, because each half of a weight has 11 bits."""
+    nearest = jnp.round(levels)
+    levels = jnp.where(jnp.abs(levels - nearest) < _LEVEL_SLACK, nearest, levels)
+    half = 2.0 ** (_PIL_BITS // 2)
+    coarse = np.floor(matrix * half)
+    upper, lower = (_along(levels, axis, part) for part in (coarse, (matrix * half - coarse) * half))
+    whole = jnp.floor(upper / half)
+    rest = (upper - whole * half + lower / half) / half
+    return jnp.clip(whole + jnp.floor(rest + 0.5), 0.0, 255.0)
+
+
+def _along(images: Pictures, axis: int, matrix: Matrix) -> Float[Array, "batch _ _ channels"]:
+    """Products with a matrix along an axis."""
+    product = jnp.tensordot(images, matrix.astype(images.dtype), (axis, 1), precision="highest")
+    return jnp.moveaxis(product, -1, axis)
 
 
 def short_side(height: int, width: int, size: int) -> tuple[int, int]:
@@ -105,6 +119,5 @@ def _cubic(t: Float[np.ndarray, "*n"], a: float) -> Float[np.ndarray, "*n"]:
     return np.where(t <= 1, near, np.where(t < 2, far, 0.0))
 
 
-def _separable(images: Pictures, rows: Matrix, columns: Matrix) -> Resized:
-    rows, columns = rows.astype(images.dtype), columns.astype(images.dtype)
-    return jnp.einsum("oh,pw,bhwc->bopc", rows, columns, images)
+def _separable(images: Pictures, rows: Float[np.ndarray, "h2 h"], columns: Float[np.ndarray, "w2 w"]) -> Resized:
+    return _along(_along(images, 1, rows), 2, columns)

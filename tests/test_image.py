@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nriqa_jax import image
-from nriqa_jax.resize import resize_torch
 
 
 def test_luma_equals_an_8_bit_grey_file():
@@ -69,15 +68,6 @@ def test_crops_are_where_they_say():
     images = jnp.arange(2 * 6 * 7 * 3, dtype=jnp.float32).reshape(2, 6, 7, 3)
     cut = image.crops(images, ((0, 1), (2, 3)), 4)
     np.testing.assert_array_equal(cut[1, 1], images[1, 2:6, 3:7])
-
-
-def test_resize_equals_torch():
-    torch = pytest.importorskip("torch")
-    images = jnp.asarray(np.random.default_rng(0).random((2, 17, 23, 3)), jnp.float32)
-    theirs = torch.nn.functional.interpolate(
-        torch.from_numpy(np.asarray(images)).permute(0, 3, 1, 2), size=(40, 31), mode="bilinear", align_corners=False
-    )
-    np.testing.assert_allclose(resize_torch(images, 40, 31), theirs.permute(0, 2, 3, 1), atol=2e-6)
 
 
 def test_straight_through_gradient():

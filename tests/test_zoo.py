@@ -77,7 +77,7 @@ def test_counts_are_as_published(name):
 def test_narrow_networks_equal_torch(name, batch, dtype, score_tolerance, gradient_tolerance):
     """In float32 a ReLU that rounding decides otherwise changes the gradient; float64 shows that nothing else does."""
     entry = ZOO[name]
-    graph = randomize(entry.make_graph(**entry.narrow_graph))
+    graph = randomize(entry.make_narrow_graph())
     tensors = tensors_of(graph) | entry.extra
     for side in entry.narrow_sides or entry.sides:
         compare(entry.narrow_model(), graph, tensors, side, batch, dtype, score_tolerance, gradient_tolerance)

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nriqa_jax.models.dbcnn import dbcnn
 from nriqa_jax.models.hyperiqa import hyperiqa
+from nriqa_jax.models.metaiqa import metaiqa
 from nriqa_jax.models.model import Model
 
 
@@ -26,7 +28,7 @@ class Entry:
       entries: tensors of a state dict, batch counters included.
       sides: heights and widths of views: the native size, and an odd one where the network takes any.
       narrow: attributes of the network, under which it is small enough for golden files.
-      narrow_graph: the same for the graph.
+      narrow_graph: the same for the graph, where they are others.
       narrow_sides: sizes of views for the narrow network; by default ``sides``.
       extra: entries of a file that are beside the state dict.
     """
@@ -37,7 +39,7 @@ class Entry:
     entries: int
     sides: tuple[tuple[int, int], ...]
     narrow: Mapping[str, Any] | None = None
-    narrow_graph: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    narrow_graph: Mapping[str, Any] | None = None
     narrow_sides: tuple[tuple[int, int], ...] | None = None
     extra: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
@@ -45,6 +47,10 @@ class Entry:
         """The model with a narrow network."""
         model = self.build()
         return dataclasses.replace(model, network=model.network.clone(**self.narrow))
+
+    def make_narrow_graph(self) -> Any:
+        """The PyTorch network of `narrow_model`."""
+        return self.make_graph(**(self.narrow if self.narrow_graph is None else self.narrow_graph))
 
     def make_graph(self, **options: Any) -> Any:
         """The PyTorch network, in evaluation mode; the test is skipped where torch is absent."""
@@ -55,7 +61,32 @@ class Entry:
 
 
 ZOO: Mapping[str, Entry] = {
-    "hyperiqa": Entry(hyperiqa, "hyperiqa:HyperIQA", 27_375_369, 355, ((224, 224),)),
+    "dbcnn": Entry(
+        dbcnn,
+        "dbcnn:DBCNN",
+        15_311_345,
+        91,
+        ((224, 224), (161, 203)),
+        narrow={"width": 4, "scnn_widths": (4, 4, 6, 6, 6, 6, 8, 8, 8)},
+        narrow_sides=((64, 96), (49, 70)),
+    ),
+    "hyperiqa": Entry(
+        hyperiqa,
+        "hyperiqa:HyperIQA",
+        27_375_369,
+        355,
+        ((224, 224),),
+        narrow={"width": 4, "hyper": (16, 16, 16), "target": (56, 28, 14, 7, 7, 1)},
+    ),
+    "metaiqa": Entry(
+        metaiqa,
+        "metaiqa:MetaIQA",
+        13_242_923,
+        140,
+        ((224, 224), (161, 203)),
+        narrow={"width": 4, "classes": 20, "hidden": (16, 8)},
+        narrow_sides=((64, 64), (49, 70)),
+    ),
 }
 NARROW = [name for name, entry in ZOO.items() if entry.narrow is not None]
 

@@ -14,22 +14,31 @@ from nriqa_jax.models.resnet import resnet50
 from nriqa_jax.types import Scores
 
 _CROP = 224
-_WIDTHS = (224, 112, 56, 28, 14, 1)  # of the target network, input to output
 
 
 class HyperIQA(nn.Module):
-    """The network on normalised 224x224 RGB views."""
+    """The network on normalised 224x224 RGB views.
+
+    Attributes:
+      width: of the ResNet-50 trunk.
+      hyper: channels of the convolutions on its last features.
+      target: widths of the target network, input to output.
+    """
+
+    width: int = 64
+    hyper: tuple[int, int, int] = (1024, 512, 112)
+    target: tuple[int, ...] = (224, 112, 56, 28, 14, 1)
 
     @nn.compact
     def __call__(self, views: Float[Array, "n 224 224 3"]) -> Scores:
         """One score per view."""
-        _, *features = resnet50(name="res")(views)
-        content, weights, biases = _distortion_vector(features), [], []
+        _, *features = resnet50("res", self.width)(views)
+        content, weights, biases = _distortion_vector(features, self.target[0]), [], []
         hyper = features[-1]
-        for index, width in enumerate((1024, 512, 112)):
+        for index, width in enumerate(self.hyper):
             hyper = nn.relu(Conv(width, 1, name=f"conv1_{2 * index}")(hyper))
         pooled = jnp.mean(hyper, axis=(1, 2))
-        for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(_WIDTHS), start=1):
+        for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(self.target), start=1):
             if fan_out > 1:
                 flat = flatten_nchw(Conv(fan_in * fan_out // 49, 3, padding=1, name=f"fc{layer}w_conv")(hyper))
             else:
@@ -39,19 +48,19 @@ class HyperIQA(nn.Module):
         return _target_network(content, weights, biases)
 
 
-def _distortion_vector(features: list[Float[Array, "n _ _ _"]]) -> Float[Array, "n 224"]:
+def _distortion_vector(features: list[Float[Array, "n _ _ _"]], length: int) -> Float[Array, "n {length}"]:
     """The content vector: pooled and projected features of the four layers. Call inside a compact module."""
     parts = []
     for index, (x, width) in enumerate(zip(features[:3], (16, 32, 64)), start=1):
         x = Conv(width, 1, use_bias=False, name=f"lda{index}_pool")(x)
         x = adaptive_avg_pool(x, x.shape[1] // 7)
         parts.append(Dense(16, name=f"lda{index}_fc")(flatten_nchw(x)))
-    parts.append(Dense(176, name="lda4_fc")(jnp.mean(features[3], axis=(1, 2))))
+    parts.append(Dense(length - 48, name="lda4_fc")(jnp.mean(features[3], axis=(1, 2))))
     return jnp.concatenate(parts, axis=-1)
 
 
 def _target_network(
-    x: Float[Array, "n 224"], weights: list[Float[Array, "n _ _"]], biases: list[Float[Array, "n _"]]
+    x: Float[Array, "n content"], weights: list[Float[Array, "n _ _"]], biases: list[Float[Array, "n _"]]
 ) -> Scores:
     """The per-image network: sigmoid layers and a linear output, as batched contractions."""
     for layer, (weight, bias) in enumerate(zip(weights, biases), start=1):
@@ -61,10 +70,12 @@ def _target_network(
 
 
 GRID = protocols.grid(protocols.IMAGENET, _CROP)
+RANDOM = protocols.random(protocols.IMAGENET, _CROP, 25)
 PUBLISHED = dataclasses.replace(
-    protocols.random(protocols.IMAGENET, _CROP, 25),
+    RANDOM,
     name="published",
-    description="25 random 224x224 crops as in the paper, with corners drawn once from a seed per image size",
+    description="25 random 224x224 crops as in the paper, with corners drawn once from seed 0 per image size",
+    seeded=None,
 )
 PYIQA = protocols.uniform(protocols.IMAGENET, _CROP, 25)
 
@@ -76,6 +87,6 @@ def hyperiqa() -> Model:
         card=cards.HYPERIQA,
         network=HyperIQA(),
         preprocess=GRID,
-        protocols=(GRID, PUBLISHED, PYIQA),
+        protocols=(GRID, PUBLISHED, RANDOM, PYIQA),
         view_shape=(_CROP, _CROP, 3),
     )

@@ -1,24 +1,24 @@
 """HyperIQA (Su et al., CVPR 2020) with the names of its authors' checkpoints."""
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
 from weights_convert.torch_graphs.resnet import Bottleneck, ResNet
 
-_WIDTHS = (224, 112, 56, 28, 14, 1)  # of the target network
-
 
 class LocalTrunk(ResNet):
     """A ResNet-50 with the layers that pool and project its features into the content vector."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int, content: int) -> None:
         """Layers."""
-        super().__init__(Bottleneck, (3, 4, 6, 3))
+        super().__init__(Bottleneck, (3, 4, 6, 3), width)
         for index, width in enumerate((16, 32, 64)):
-            pool = nn.Sequential(nn.Conv2d(256 << index, width, 1, bias=False), nn.AvgPool2d(7, 7))
+            pool = nn.Sequential(nn.Conv2d(self.channels[index], width, 1, bias=False), nn.AvgPool2d(7, 7))
             self.add_module(f"lda{index + 1}_pool", pool)
             self.add_module(f"lda{index + 1}_fc", nn.Linear(1024 >> index, 16))
-        self.lda4_pool, self.lda4_fc = nn.AvgPool2d(7, 7), nn.Linear(2048, 176)
+        self.lda4_pool, self.lda4_fc = nn.AvgPool2d(7, 7), nn.Linear(self.channels[3], content - 48)
 
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
         """The last features, and the content vector."""
@@ -37,19 +37,25 @@ class HyperIQA(nn.Module):
     convolution.
     """
 
-    def __init__(self) -> None:
-        """Layers."""
+    def __init__(
+        self,
+        width: int = 64,
+        hyper: tuple[int, int, int] = (1024, 512, 112),
+        target: tuple[int, ...] = (224, 112, 56, 28, 14, 1),
+    ) -> None:
+        """Layers; the arguments are the attributes of the network in JAX."""
         super().__init__()
-        self.res = LocalTrunk()
+        self.target, self.res = target, LocalTrunk(width, target[0])
         relu = nn.ReLU(inplace=True)
-        convolutions = [nn.Conv2d(inputs, width, 1) for inputs, width in ((2048, 1024), (1024, 512), (512, 112))]
+        channels = (self.res.channels[3], *hyper)
+        convolutions = [nn.Conv2d(*pair, 1) for pair in itertools.pairwise(channels)]
         self.conv1 = nn.Sequential(*(part for convolution in convolutions for part in (convolution, relu)))
-        for index in range(1, 6):
-            fan_in, fan_out = _WIDTHS[index - 1 : index + 1]
-            if index < 5:
-                self.add_module(f"fc{index}w_conv", nn.Conv2d(112, fan_in * fan_out // 49, 3, padding=1))
-            self.add_module(f"fc{index}b_fc", nn.Linear(112, fan_out))
-        self.fc5w_fc = nn.Linear(112, 14)
+        for index, (fan_in, fan_out) in enumerate(itertools.pairwise(target), start=1):
+            if fan_out > 1:
+                self.add_module(f"fc{index}w_conv", nn.Conv2d(hyper[2], fan_in * fan_out // 49, 3, padding=1))
+            else:
+                self.add_module(f"fc{index}w_fc", nn.Linear(hyper[2], fan_in))
+            self.add_module(f"fc{index}b_fc", nn.Linear(hyper[2], fan_out))
 
     def forward(self, views: Tensor) -> Tensor:
         """One score per view."""
@@ -57,9 +63,10 @@ class HyperIQA(nn.Module):
         hyper = self.conv1(last)
         pooled = hyper.mean((2, 3))
         x = content[:, :, None]
-        for index in range(1, 6):
-            weight = self.get_submodule(f"fc{index}w_conv")(hyper) if index < 5 else self.fc5w_fc(pooled)
+        for index, (fan_in, fan_out) in enumerate(itertools.pairwise(self.target), start=1):
+            last = fan_out == 1
+            weight = self.get_submodule(f"fc{index}w_{'fc' if last else 'conv'}")(pooled if last else hyper)
             bias = self.get_submodule(f"fc{index}b_fc")(pooled)[:, :, None]
-            x = torch.baddbmm(bias, weight.reshape(len(x), _WIDTHS[index], _WIDTHS[index - 1]), x)
-            x = torch.sigmoid(x) if index < 5 else x
+            x = torch.baddbmm(bias, weight.reshape(len(x), fan_out, fan_in), x)
+            x = x if last else torch.sigmoid(x)
         return x[:, 0, 0]
