@@ -21,7 +21,7 @@ from experiments import cli, records
 from experiments.contenders import results
 from experiments.contenders.process import ContenderError, Process
 from experiments.contenders.race import race, started
-from experiments.contenders.workloads import CASES, CONTENDERS, OURS, PEER, SIDES, Workload
+from experiments.contenders.workloads import CASES, CONTENDERS, OURS, PEER, SIZES, Workload
 from weights_convert.store import write_atomic
 
 
@@ -82,7 +82,7 @@ def _plan(config: Config, report: results.Report) -> dict[str, list[Workload]]:
     for case in cases:
         model, task = CASES[case]
         if task != "folder":
-            plan[case] = [Workload(model, task, size, SIDES[model]) for size in sizes]
+            plan[case] = [Workload(model, task, size, SIZES[model]) for size in sizes]
         elif config.images:
             files = _files(config.images)
             plan[case] = [Workload(model, task, len(files), folder=config.images, files=files)]

@@ -6,14 +6,35 @@ from typing import Any
 from nriqa_jax.attacks import agreements, objectives, presets
 from nriqa_jax.attacks.agreements import Agreement
 from nriqa_jax.models.cnniqa import cnniqa
+from nriqa_jax.models.dbcnn import dbcnn, dbcnn_sma
 from nriqa_jax.models.hyperiqa import hyperiqa
+from nriqa_jax.models.linearity import linearity, linearity_resnet18, linearity_resnet34, linearity_resnet50
+from nriqa_jax.models.liqe import liqe, liqe_mix
+from nriqa_jax.models.maniqa import maniqa, maniqa_pipal
+from nriqa_jax.models.metaiqa import metaiqa
 from nriqa_jax.models.model import Model
+from nriqa_jax.models.spaq import spaq_bl, spaq_mta, spaq_mte, spaq_mts
 from nriqa_jax.models.tinyiqa import tinyiqa
 from nriqa_jax.types import Objective, Scores, StepwiseAttack
 
 MODELS: Mapping[str, Callable[[], Model]] = {
     "cnniqa": cnniqa,
+    "dbcnn": dbcnn,
+    "dbcnn_sma": dbcnn_sma,
     "hyperiqa": hyperiqa,
+    "linearity": linearity,
+    "linearity_resnet18": linearity_resnet18,
+    "linearity_resnet34": linearity_resnet34,
+    "linearity_resnet50": linearity_resnet50,
+    "liqe": liqe,
+    "liqe_mix": liqe_mix,
+    "maniqa": maniqa,
+    "maniqa_pipal": maniqa_pipal,
+    "metaiqa": metaiqa,
+    "spaq_bl": spaq_bl,
+    "spaq_mta": spaq_mta,
+    "spaq_mte": spaq_mte,
+    "spaq_mts": spaq_mts,
     "tinyiqa": tinyiqa,
 }
 

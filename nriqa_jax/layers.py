@@ -15,11 +15,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nriqa_jax import winograd
+from nriqa_jax.grouped import BundledKernel
 from nriqa_jax.windows import taps
 
 Features = Float[Array, "batch height width channels"]
 Maps = Float[Array, "batch h w out"]
-Kernel = Float[Array, "kh kw fan_in out"] | winograd.WinogradKernel
+Kernel = Float[Array, "kh kw fan_in out"] | winograd.WinogradKernel | BundledKernel
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -33,7 +34,7 @@ def conv2d(
 
     Args:
       x: input; its channels are divided into ``groups`` of ``fan_in``.
-      kernel: HWIO, or a `WinogradKernel` (then stride 1, padding 1, one group).
+      kernel: HWIO, or a `WinogradKernel` (then stride 1, padding 1, one group), or a `BundledKernel` (its groups).
       stride: step of the window, in both directions.
       padding: zeros on every side.
       dilation: distance of the kernel's taps.
@@ -41,6 +42,10 @@ def conv2d(
     """
     if isinstance(kernel, winograd.WinogradKernel):
         return winograd.convolve(x, kernel)
+    if isinstance(kernel, BundledKernel):
+        dense = partial(conv2d, stride=stride, padding=padding, dilation=dilation)
+        parts = jnp.split(x, len(kernel.bundles), axis=-1)
+        return jnp.concatenate([dense(*pair) for pair in zip(parts, kernel.bundles)], axis=-1)
     if kernel.shape[:2] == (1, 1) and groups == 1:
         x = jnp.pad(x, _sides(padding)) if padding else x
         return jnp.einsum("bhwi,io->bhwo", x[:, ::stride, ::stride], kernel[0, 0])
@@ -134,7 +139,7 @@ class Conv(nn.Module):
         """Convolve."""
         shape = (self.window, self.window, x.shape[-1] // self.groups, self.features)
         kernel: Any = self.get_variable("params", "kernel")
-        if not isinstance(kernel, winograd.WinogradKernel):  # which has another shape
+        if not isinstance(kernel, winograd.WinogradKernel | BundledKernel):  # which have other shapes
             kernel = self.param("kernel", he_normal, shape)
         y = conv2d(x, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups)
         if self.use_bias or self.has_variable("params", "bias"):

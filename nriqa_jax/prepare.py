@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from nriqa_jax.layers import BatchNorm, Conv
+from nriqa_jax.grouped import BundledKernel, bundle
+from nriqa_jax.layers import BatchNorm, Conv, Kernel
 from nriqa_jax.winograd import WinogradKernel, transform_kernel
 
 Variables = Mapping[str, Any]
@@ -55,12 +56,12 @@ def prepare(
       platform: "cpu", "gpu" or "tpu"; by default the one that JAX uses.
     """
     structure = trace(network, variables, view_shape)
-    by_winograd = (platform or jax.default_backend()) == "cpu"
+    on_cpu = (platform or jax.default_backend()) == "cpu"
 
     def lay_out(variables: Variables) -> Variables:
         variables = fold(variables, structure)
-        if by_winograd:
-            variables = {**variables, "params": _with_winograd_kernels(variables["params"], structure)}
+        if on_cpu:
+            variables = {**variables, "params": _with_fast_kernels(variables["params"], structure)}
         return jax.tree.map(lambda x: x.astype(dtype), variables)
 
     return jax.jit(lay_out)(variables)
@@ -102,7 +103,10 @@ def trace(network: nn.Module, variables: Variables, view_shape: tuple[int, ...])
 
 
 def fold(variables: Variables, structure: Structure) -> Variables:
-    """Turn (convolution, batch norm) pairs into convolutions with a bias; exact up to rounding."""
+    """Turn (convolution, batch norm) pairs into convolutions with a bias; exact up to rounding.
+
+    Collections other than parameters and statistics stay as they are.
+    """
     params, stats = variables["params"], variables.get("batch_stats", {})
     for conv_path, norm_path in structure.norms.items():
         conv, norm, stat = _at(params, conv_path), _at(params, norm_path), _at(stats, norm_path)
@@ -111,18 +115,25 @@ def fold(variables: Variables, structure: Structure) -> Variables:
         params = _replaced(params, conv_path, {"kernel": conv["kernel"] * gain, "bias": bias})
         params = _replaced(params, norm_path, {"folded": ()})
         stats = _replaced(stats, norm_path, {})
-    kept = {"batch_stats": stats} if jax.tree.leaves(stats) else {}
-    return {"params": params, **kept}
+    folded = {**variables, "params": params, "batch_stats": stats}
+    return folded if jax.tree.leaves(stats) else {name: folded[name] for name in folded if name != "batch_stats"}
 
 
-def _with_winograd_kernels(params: Variables, structure: Structure) -> Variables:
+def _with_fast_kernels(params: Variables, structure: Structure) -> Variables:
     for path, module in structure.convolutions.items():
         conv = _at(params, path)
-        plain = (module.window, module.stride, module.padding, module.dilation, module.groups) == (3, 1, 1, 1, 1)
-        kernel = conv["kernel"]
-        if plain and not isinstance(kernel, WinogradKernel) and min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS:
-            params = _replaced(params, path, {**conv, "kernel": transform_kernel(kernel)})
+        params = _replaced(params, path, {**conv, "kernel": _fast_kernel(conv["kernel"], module)})
     return params
+
+
+def _fast_kernel(kernel: Kernel, conv: Conv) -> Kernel:
+    """A kernel as CPUs want it."""
+    if isinstance(kernel, WinogradKernel | BundledKernel):
+        return kernel
+    if conv.groups > 1:
+        return bundle(kernel, conv.groups)
+    plain = (conv.window, conv.stride, conv.padding, conv.dilation) == (3, 1, 1, 1)
+    return transform_kernel(kernel) if plain and min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS else kernel
 
 
 def _at(tree: Variables, path: Path) -> Variables:

@@ -12,7 +12,7 @@ from experiments.contenders import race, results, workloads
 from experiments.contenders.workloads import Entry, Workload
 
 RESULTS = Path(bench_speed.__file__).parent / "results"
-SMALL = Workload("cnniqa", "step", 2, 65)
+SMALL = Workload("cnniqa", "step", 2, (65, 65))
 
 
 def outcome(*runs, **others):
@@ -86,13 +86,13 @@ def test_a_file_without_a_table(script, tmp_path, text):
 def test_small_batches_come_first():
     config = bench_speed.Config(cases="cnniqa_step", batch_sizes="8,1,8")
     plan = bench_speed._plan(config, {"skipped": []})
-    assert plan == {"cnniqa_step": [Workload("cnniqa", "step", batch, 299) for batch in (1, 8)]}
+    assert plan == {"cnniqa_step": [Workload("cnniqa", "step", batch, (299, 299)) for batch in (1, 8)]}
 
 
 @pytest.fixture
 def small(monkeypatch):
     """CNNIQA on small images."""
-    monkeypatch.setitem(workloads.SIDES, "cnniqa", 65)
+    monkeypatch.setitem(workloads.SIZES, "cnniqa", (65, 65))
 
 
 def test_a_measurement(small, script, tmp_path):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.contenders import meter, ours, race, weights
+from experiments.contenders import meter, ours, race, weights, workloads
 from experiments.contenders.process import Process
 from experiments.contenders.workloads import EPSILON, STEP_SIZE, STEPS, Entry, Workload, levels
 from nriqa_jax.attacks.objectives import raise_score
@@ -21,7 +21,7 @@ from nriqa_jax.attacks.presets import ifgsm
 from nriqa_jax.parallel import run_attack
 
 ROOT = Path(__file__).parents[1]
-SMALL = Workload("cnniqa", "step", 2, 65)
+SMALL = Workload("cnniqa", "step", 2, (65, 65))
 
 # Contenders for the protocol: each run appends the name to a log and takes a hundredth of a second.
 FAKES = """
@@ -135,7 +135,7 @@ def test_what_scripts_import():
 
 
 def test_images_are_8bit_and_do_not_depend_on_the_batch():
-    two, three = (levels(Workload("cnniqa", "step", count, 40)) for count in (2, 3))
+    two, three = (levels(Workload("cnniqa", "step", count, (40, 40))) for count in (2, 3))
     np.testing.assert_array_equal(two, three[:2])
     np.testing.assert_array_equal(np.round(two * 255) / np.float32(255), two)
     assert two.dtype == np.float32
@@ -177,16 +177,24 @@ def test_product_rate(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "side"),
-    [("cnniqa", 65), *(pytest.param(name, 224, marks=pytest.mark.slow) for name in ("resnet50", "hyperiqa"))],
+    ("name", "size"),
+    [
+        ("cnniqa", (65, 65)),
+        *(pytest.param(name, (224, 224), marks=pytest.mark.slow) for name in ("resnet50", "hyperiqa")),
+        *(
+            pytest.param(name, size, marks=[pytest.mark.slow, pytest.mark.full])
+            for name, size in workloads.SIZES.items()
+            if name not in ("cnniqa", "resnet50", "hyperiqa")
+        ),
+    ],
 )
-def test_scores_and_gradients_equal_those_of_the_peers(name, side):
+def test_scores_and_gradients_equal_those_of_the_peers(name, size):
     torch = pytest.importorskip("torch")
     from experiments.contenders import torch_models
 
-    images = levels(Workload(name, "step", 2, side))
+    images = levels(Workload(name, "step", 2, size))
     x = torch.from_numpy(images).permute(0, 3, 1, 2).requires_grad_()
-    theirs = torch_models.build(name, weights.TENSORS[name]())(x)
+    theirs = torch_models.build(name, weights.of_model(name))(x)
     (expected,) = torch.autograd.grad(theirs.sum(), x)
     model, variables = ours.build(name)
 
@@ -208,7 +216,7 @@ def test_attacks_of_the_peers_end_at_the_same_images():
     pytest.importorskip("torch")
     from experiments.contenders.torch_eager import Eager, OneByOne
 
-    workload = Workload("cnniqa", "ifgsm10", 2, 65)
+    workload = Workload("cnniqa", "ifgsm10", 2, (65, 65))
     model, variables = ours.build("cnniqa")
     clean, keys = jnp.asarray(levels(workload)), jax.random.split(jax.random.key(0), 2)
     attack = ifgsm(raise_score(), epsilon=EPSILON, step_size=STEP_SIZE, steps=STEPS)
@@ -228,7 +236,7 @@ def test_operations_are_counted_per_image():
     from experiments.contenders.torch_eager import Eager
 
     def count(task, batch):
-        return Eager("cpu", "highest").count_flops(Workload("cnniqa", task, batch, 65))
+        return Eager("cpu", "highest").count_flops(Workload("cnniqa", task, batch, (65, 65)))
 
     # Four patches: the convolution and the three dense layers, forward, and backward to their inputs.
     layers = 50 * 26 * 26 * 49 + 100 * 800 + 800 * 800 + 800

@@ -19,12 +19,12 @@ BELOW = {  # what the modules under models and attacks may import, types aside
     "winograd": {"windows"},
     "image": {"windows"},
     "resize": {"image"},
-    "layers": {"windows", "winograd"},
-    "prepare": {"layers", "winograd"},
+    "layers": {"grouped", "windows", "winograd"},
+    "prepare": {"grouped", "layers", "winograd"},
     "metrics": {"image"},
 }
 PEERS = {"models", "attacks", "defenses"}
-BASE = {"types", "windows", "winograd", "image", "resize", "layers", "prepare", "metrics", "parallel"}
+BASE = {"types", "windows", "winograd", "grouped", "image", "resize", "layers", "prepare", "metrics", "parallel"}
 
 
 def imported_modules(path):

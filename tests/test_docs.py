@@ -1,5 +1,9 @@
-"""The commands and programs in README.md and BUILD.md run as printed; `console` blocks (installation) are not run."""
+"""The commands and programs in README.md and BUILD.md run as printed; `console` blocks (installation) are not run.
 
+The `python` blocks of a page of docs/ are one program.
+"""
+
+import dataclasses
 import os
 import re
 import subprocess
@@ -9,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from nriqa_jax.models.adapters import Options
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "BUILD.md")
@@ -49,6 +55,18 @@ def test_documented_commands_run(document, workplace):
             ran += 1
     assert ran >= 3
     assert (workplace / "out").is_dir()
+
+
+def test_the_program_of_the_page_on_outside_models(capsys):
+    pytest.importorskip("torch")
+    names, page = {}, "docs/outside_models.md"
+    for language, text in blocks(page):
+        if language == "python":
+            exec(compile(text, page, "exec"), names)
+    assert names["result"].images.shape == names["images"].shape
+    assert float(capsys.readouterr().out.strip("[]\n").split()[0]) > 0
+    for field in dataclasses.fields(Options):
+        assert f"`{field.name}`" in (ROOT / page).read_text()
 
 
 def test_linked_files_exist():

@@ -71,6 +71,15 @@ class Shared(nn.Module):
         return jnp.tanh(y).mean((1, 2, 3))
 
 
+class Calibrated(nn.Module):
+    """A score with a collection of its own behind the network."""
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.variable("calibration", "scale", lambda: jnp.full((), 3.0)).value
+        return scale * Residual(name="network")(x)
+
+
 class Convolution(nn.Module):
     """One convolution."""
 
@@ -135,6 +144,16 @@ def test_nothing_but_folded_norms_is_lost(network, folded):
     gone = {f"{kind}/{'/'.join(norm)}/{leaf}" for norm in norms.values() for kind, leaf in LEAVES_OF_A_NORM}
     biases = {f"params/{'/'.join(conv)}/bias" for conv in norms}
     assert names(after) == (names(before) - gone) | biases
+
+
+def test_other_collections_pass_through():
+    network = Calibrated()
+    before = randomised(network, SHAPE)
+    after = prepare(network, before, SHAPE)
+    assert set(after) == {"params", "calibration"}
+    np.testing.assert_allclose(after["calibration"]["scale"], before["calibration"]["scale"])
+    x = jnp.asarray(draws((2, *SHAPE))[0], jnp.float32)
+    assert_close(scores(network, after)(x), scores(network, before)(x), 1e-5)
 
 
 def test_preparing_twice_changes_nothing():

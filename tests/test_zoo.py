@@ -1,13 +1,17 @@
 """Every converted model at parity with PyTorch: counts, conversion, outputs and input gradients."""
 
+import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from zoo import NARROW, ZOO, randomize, tensors_of, views
+from random_weights import randomize, tensors_of, views
+from zoo import NARROW, ZOO
 
+from experiments.contenders.weights import draw_all
+from nriqa_jax.layers import adaptive_avg_pool
 from nriqa_jax.models.model import Model
 from weights_convert.convert import convert_tensors
 from weights_convert.rules import unflatten
@@ -43,8 +47,8 @@ def theirs(graph, x, dtype):
     return outputs.detach().numpy(), x.grad.permute(0, 2, 3, 1).numpy()
 
 
-def compare(model, graph, tensors, side, batch, dtype, score_tolerance, gradient_tolerance):
-    _, conversion = convert_tensors(tensors, model)
+def compare(model, graph, state, side, batch, dtype, score_tolerance, gradient_tolerance):
+    _, conversion = convert_tensors(state, model)
     variables, x = unflatten(conversion.arrays), views(batch, side)
     outputs, gradient = ours(model, variables, x, dtype)
     expected, expected_gradient = theirs(graph, x, dtype)
@@ -78,9 +82,39 @@ def test_narrow_networks_equal_torch(name, batch, dtype, score_tolerance, gradie
     """In float32 a ReLU that rounding decides otherwise changes the gradient; float64 shows that nothing else does."""
     entry = ZOO[name]
     graph = randomize(entry.make_narrow_graph())
-    tensors = tensors_of(graph) | entry.extra
+    state = tensors_of(graph) | entry.extra
     for side in entry.narrow_sides or entry.sides:
-        compare(entry.narrow_model(), graph, tensors, side, batch, dtype, score_tolerance, gradient_tolerance)
+        compare(entry.narrow_model(), graph, state, side, batch, dtype, score_tolerance, gradient_tolerance)
+
+
+def coarse(gradient):
+    """Means over an 8 x 8 grid of blocks: what of a gradient is worth a golden file."""
+    return adaptive_avg_pool(jnp.asarray(gradient), 8)
+
+
+def make_golden(name):
+    """What PyTorch gives for the narrow network; ``python tests/test_zoo.py`` writes all files again."""
+    entry = ZOO[name]
+    graph, side = randomize(entry.make_narrow_graph()), (entry.narrow_sides or entry.sides)[-1]
+    outputs, gradient = theirs(graph, views(2, side), "float64")
+    from weights_convert.torch_graphs.shapes import shapes_of
+
+    record = {"side": side, "outputs": outputs.tolist(), "gradient": np.asarray(coarse(gradient)).tolist()}
+    (GOLDEN / f"{name}.json").write_text(json.dumps({"tensors": shapes_of(graph), **record}) + "\n")
+
+
+@SMALL
+def test_narrow_networks_equal_their_golden_files(name):
+    """As `test_narrow_networks_equal_torch`, without torch."""
+    golden = json.loads((GOLDEN / f"{name}.json").read_text())
+    state = draw_all(golden["tensors"]) | ZOO[name].extra
+    model = ZOO[name].narrow_model()
+    variables = unflatten(convert_tensors(state, model)[1].arrays)
+    outputs, gradient = ours(model, variables, views(2, golden["side"]), "float32")
+    expected = np.array(golden["outputs"])
+    np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    blocks = np.array(golden["gradient"])
+    assert np.linalg.norm(coarse(gradient) - blocks) < 1e-2 * np.linalg.norm(blocks)
 
 
 @FULL
@@ -91,10 +125,10 @@ def test_full_networks_equal_torch(name, batch, dtype):
     """Scores within 1e-4; gradients within 1e-3 in float64, where no ReLU is decided by rounding."""
     entry = ZOO[name]
     graph = randomize(entry.make_graph())
-    tensors = tensors_of(graph) | entry.extra
+    state = tensors_of(graph) | entry.extra
     tolerances = (1e-4, 2e-2) if dtype == "float32" else (1e-7, 1e-5)
     for side in entry.sides if batch == 1 else entry.sides[:1]:
-        compare(entry.build(), graph, tensors, side, batch, dtype, *tolerances)
+        compare(entry.build(), graph, state, side, batch, dtype, *tolerances)
 
 
 @FULL
@@ -102,9 +136,14 @@ def test_full_networks_equal_torch(name, batch, dtype):
 @EVERY
 def test_every_tensor_is_placed(name):
     entry = ZOO[name]
-    tensors = tensors_of(entry.make_graph()) | entry.extra
+    state = tensors_of(entry.make_graph()) | entry.extra
     for prefix in ("", "module.", "model.", "state_dict.module."):
-        renamed = {key if key in entry.extra else prefix + key: array for key, array in tensors.items()}
+        renamed = {key if key in entry.extra else prefix + key: array for key, array in state.items()}
         layout, conversion = convert_tensors(renamed, entry.build())
         assert layout in LAYOUTS[name]
         assert set(conversion.sources.values()) | set(conversion.dropped) == set(renamed)
+
+
+if __name__ == "__main__":
+    for model_name in NARROW:
+        make_golden(model_name)

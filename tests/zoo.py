@@ -2,18 +2,23 @@
 
 import dataclasses
 import importlib
-import math
-import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
-from nriqa_jax.models.dbcnn import dbcnn
+from experiments.contenders.weights import draw_all
+from nriqa_jax.models.dbcnn import dbcnn, dbcnn_sma
 from nriqa_jax.models.hyperiqa import hyperiqa
+from nriqa_jax.models.linearity import linearity, linearity_resnet18, linearity_resnet34, linearity_resnet50
+from nriqa_jax.models.liqe import liqe, liqe_mix
+from nriqa_jax.models.maniqa import maniqa, maniqa_pipal
 from nriqa_jax.models.metaiqa import metaiqa
 from nriqa_jax.models.model import Model
+from nriqa_jax.models.resnet import Bottleneck, ResNet, resnet18, resnet34, resnet50
+from nriqa_jax.models.spaq import spaq_bl, spaq_mta, spaq_mte, spaq_mts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,16 +65,56 @@ class Entry:
         return graph(**options).eval()
 
 
+_NARROW_CLIP = {
+    "features": 8,
+    "width": 16,
+    "depth": 2,
+    "text_width": 8,
+    "text_depth": 2,
+    "vocabulary": 32,
+    "head_width": 4,
+}
+
+
+def _prompts(count: int) -> Callable[[], np.ndarray]:
+    """Texts of the token ids 1 to 29, 30 at their start and 31 at their end, some shorter than others."""
+
+    def prompts() -> np.ndarray:
+        return np.array([[30, 1 + i, 29 - i, *((31, 0) if i % 2 else (7, 31))] for i in range(count)], np.int32)
+
+    return prompts
+
+
+_NARROW_MANIQA = {"width": 8, "heads": 2, "hidden": 16, "patch": 28}
+
+# In these widths random scores are positive, as clamped scores must be to have a gradient.
+_NARROW_DBCNN = {"width": 4, "scnn_widths": (4, 4, 4, 4, 4, 4, 8, 8, 6)}
+_DBCNN = (((224, 224), (161, 203)), _NARROW_DBCNN, _NARROW_DBCNN, ((64, 96), (49, 70)))
+
+_SIDES, _NARROW_SIDES = ((224, 224), (161, 203)), ((64, 64), (49, 70))
+
+
+def _linearity(
+    build: Callable[[], Model], parameters: int, entries: int, trunk: Callable[..., ResNet], options: Mapping[str, Any]
+) -> Entry:
+    """LinearityIQA with a trunk: its narrow form, and the options that make that of the graph."""
+    hidden = {"hidden": (12, 8, 6)}
+    graph = f"linearity:{build.__name__}"
+    narrow, narrow_graph = {"trunk": trunk, **hidden}, {**options, **hidden}
+    calibration = draw_all({"k": (3,), "b": (3,)})  # as those of the graph, whose state dict has two entries more
+    return Entry(build, graph, parameters, entries + 2, _SIDES, narrow, narrow_graph, _NARROW_SIDES, calibration)
+
+
+def _spaq(build: Callable[[], Model], graph: str, parameters: int, entries: int) -> Entry:
+    return Entry(build, f"spaq:{graph}", parameters, entries, _SIDES, {"width": 4}, narrow_sides=_NARROW_SIDES)
+
+
+_NARROW_RESNEXT = partial(ResNet, partial(Bottleneck, groups=4, group_width=16), (2, 1, 1, 1), 8)
+_NARROW_RESNEXT_GRAPH = {"width": 8, "depths": (2, 1, 1, 1), "groups": 4, "group_width": 16}
+
 ZOO: Mapping[str, Entry] = {
-    "dbcnn": Entry(
-        dbcnn,
-        "dbcnn:DBCNN",
-        15_311_345,
-        91,
-        ((224, 224), (161, 203)),
-        narrow={"width": 4, "scnn_widths": (4, 4, 6, 6, 6, 6, 8, 8, 8)},
-        narrow_sides=((64, 96), (49, 70)),
-    ),
+    "dbcnn": Entry(dbcnn, "dbcnn:DBCNN", 15_311_345, 91, *_DBCNN),
+    "dbcnn_sma": Entry(dbcnn_sma, "dbcnn:dbcnn_sma", 15_311_345, 91, *_DBCNN),
     "hyperiqa": Entry(
         hyperiqa,
         "hyperiqa:HyperIQA",
@@ -78,6 +123,16 @@ ZOO: Mapping[str, Entry] = {
         ((224, 224),),
         narrow={"width": 4, "hyper": (16, 16, 16), "target": (56, 28, 14, 7, 7, 1)},
     ),
+    "linearity": _linearity(linearity, 90_453_443, 672, _NARROW_RESNEXT, _NARROW_RESNEXT_GRAPH),
+    "linearity_resnet18": _linearity(linearity_resnet18, 12_528_323, 168, partial(resnet18, width=4), {"width": 4}),
+    "linearity_resnet34": _linearity(linearity_resnet34, 22_636_483, 264, partial(resnet34, width=4), {"width": 4}),
+    "linearity_resnet50": _linearity(linearity_resnet50, 27_219_139, 366, partial(resnet50, width=4), {"width": 4}),
+    "liqe": Entry(liqe, "liqe:LIQE", 151_277_313, 302, ((224, 224),), narrow={"prompts": _prompts(5), **_NARROW_CLIP}),
+    "liqe_mix": Entry(
+        liqe_mix, "liqe:liqe_mix", 151_277_313, 302, ((224, 224),), narrow={"prompts": _prompts(20), **_NARROW_CLIP}
+    ),
+    "maniqa": Entry(maniqa, "maniqa:MANIQA", 135_747_530, 316, ((224, 224),), narrow=_NARROW_MANIQA),
+    "maniqa_pipal": Entry(maniqa_pipal, "maniqa:maniqa_pipal", 135_747_530, 316, ((224, 224),), narrow=_NARROW_MANIQA),
     "metaiqa": Entry(
         metaiqa,
         "metaiqa:MetaIQA",
@@ -87,44 +142,9 @@ ZOO: Mapping[str, Entry] = {
         narrow={"width": 4, "classes": 20, "hidden": (16, 8)},
         narrow_sides=((64, 64), (49, 70)),
     ),
+    "spaq_bl": _spaq(spaq_bl, "Baseline", 23_510_081, 320),
+    "spaq_mta": _spaq(spaq_mta, "attributes", 23_520_326, 320),
+    "spaq_mte": _spaq(spaq_mte, "WithTags", 23_510_089, 321),
+    "spaq_mts": _spaq(spaq_mts, "WithScenes", 47_036_554, 640),
 }
 NARROW = [name for name, entry in ZOO.items() if entry.narrow is not None]
-
-_KEPT = {"attn_mask", "filter", "mean", "std", "logit_scale"}
-_EMBEDDINGS = {"cls_token", "pos_embed", "positional_embedding", "class_embedding", "relative_position_bias_table"}
-_LAST_OF_BRANCH = re.compile(r"layer\d.*bn[23]\.weight$|downsample")
-
-
-def randomize(net: Any, seed: int = 0) -> Any:
-    """Weights under which the output depends on the input; default initialisation makes it nearly constant."""
-    import torch
-
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, tensor in net.state_dict(keep_vars=True).items():
-            leaf = name.rpartition(".")[2]
-            if not tensor.is_floating_point() or leaf in _KEPT:
-                continue
-            if leaf == "running_var":
-                tensor.uniform_(0.5, 1.5, generator=draw)
-            elif leaf in _EMBEDDINGS:
-                tensor.normal_(0, 0.2, generator=draw)
-            elif tensor.ndim > 1:
-                gain = 2.0 if tensor.ndim == 4 else 1.0
-                tensor.normal_(0, math.sqrt(gain / tensor[0].numel()), generator=draw)
-            elif leaf == "weight":
-                low, high = (0.2, 0.5) if _LAST_OF_BRANCH.search(name) else (0.5, 1.5)
-                tensor.uniform_(low, high, generator=draw)
-            else:
-                tensor.normal_(0, 0.1, generator=draw)
-    return net
-
-
-def tensors_of(net: Any) -> dict[str, np.ndarray]:
-    """The state dict of a PyTorch network as numpy arrays."""
-    return {name: tensor.detach().cpu().numpy() for name, tensor in net.state_dict().items()}
-
-
-def views(batch: int, side: tuple[int, int], seed: int = 0) -> np.ndarray:
-    """Normalised views, of the size of photographs that were divided by their standard deviation."""
-    return np.random.default_rng(seed).normal(0, 1, (batch, *side, 3)).astype(np.float32)

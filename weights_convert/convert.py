@@ -4,7 +4,8 @@ python -m weights_convert.convert --model=cnniqa --src=CNNIQA-LIVE.pth --dst=cnn
 
 Takes a second or two. Reads zip and legacy files without torch and without running anything in them, renames and
 transposes every tensor, and writes only if the result is exactly the variables of the model. The report
-``cnniqa.conversion.json`` beside it says which tensor went where.
+``cnniqa.conversion.json`` beside it says which tensor went where. Ends with the scores of an embedded photograph and of
+a blurred copy. With ``--verify`` and torch installed, the network is compared with PyTorch first.
 """
 
 import dataclasses
@@ -17,15 +18,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from nriqa_jax.image import from_uint8
 from nriqa_jax.models.model import Model
-from weights_convert import store
+from weights_convert import store, torch_graphs, verify
 from weights_convert.rules import CheckpointError, Conversion, expected_shapes, match_rules, unflatten
 from weights_convert.tables import LAYOUTS
 from weights_convert.torch_file import read_tensors
 
 _SUFFIX = ".safetensors"
+_BLUR = 6.0  # pixels, which no one misses
 
 
 def convert_tensors(
@@ -52,6 +57,8 @@ def convert_tensors(
         )
     if layout is not None and layout not in layouts:
         raise ValueError(f"{model.name} has no layout '{layout}'; it has: {', '.join(layouts)}")
+    if list(tensors) == ["tensor"]:
+        raise CheckpointError(f"it holds one bare tensor {tensors['tensor'].shape}, not the weights of {model.name}")
     expected = expected_shapes(model)
     names = [layout] if layout else list(layouts)
     attempts = [(name, *match_rules(layouts[name].rules, tensors, expected)) for name in names]
@@ -155,8 +162,11 @@ def main(config: Any) -> int:
 
     if not Path(config.src).is_file():
         raise cli.UserError(f"--src={config.src} is not a file; give a PyTorch checkpoint")
+    model = catalog.MODELS[config.model]()
     try:
-        report = convert_file(config.src, config.dst, catalog.MODELS[config.model](), config.layout)
+        report_path(config.dst)
+        agreement = _verified(config, model) if config.verify else ""
+        report = convert_file(config.src, config.dst, model, config.layout)
     except CheckpointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -166,7 +176,46 @@ def main(config: Any) -> int:
         raise cli.UserError(f"--dst={config.dst} cannot be written ({error.strerror or error})") from None
     count, numbers = len(report["tensors"]), report["total_elements"]
     print(f"{config.dst}: {report['model']}, layout {report['layout']}, {count} tensors, {numbers:,} numbers")
+    print(*filter(None, (agreement, _smoke(in_unit_of(report["layout"], model), config.dst))), sep="\n")
     return 0
+
+
+def _verified(config: Any, model: Model) -> str:
+    """How close the converted network is to PyTorch, as a sentence.
+
+    Raises:
+      CheckpointError: when it is not close.
+      ValueError: when there is nothing to compare with.
+    """
+    tensors = read_tensors(config.src)
+    _, conversion = convert_tensors(tensors, model, config.layout)
+    try:
+        found = verify.against_torch(model, tensors, conversion)
+    except KeyError:
+        known = ", ".join(torch_graphs.GRAPHS)
+        raise ValueError(f"--verify: there is no PyTorch network of {model.name}, only of {known}") from None
+    except ModuleNotFoundError:
+        raise ValueError("--verify needs PyTorch; pip install torch") from None
+    differences = f"outputs differ by {found.outputs:.1e}, input gradients by {found.gradients:.1e} of their size"
+    if not found.holds():
+        raise CheckpointError(f"{config.src}: the converted network is not that of PyTorch: {differences}")
+    return f"as in PyTorch: {differences}"
+
+
+def _smoke(model: Model, path: str | os.PathLike) -> str:
+    """Scores of a photograph and of a blurred copy, as a sentence."""
+    from experiments import distortions, photographs
+
+    try:
+        photograph = photographs.load()["astronaut"]
+    except ModuleNotFoundError:
+        return "no photograph was scored: scikit-image, which brings one, is not installed"
+    pictures = np.stack([photograph, distortions.gaussian_blur(photograph, _BLUR)])
+    score = jax.jit(model.score_fn(model.prepare(jax.device_put(store.load_variables(path, model)))))
+    clean, blurred = (float(score(from_uint8(jnp.asarray(picture[None])))[0]) for picture in pictures)
+    low, high = model.score_range
+    better = "higher" if model.higher_is_better else "lower"
+    return f"scores ({low:g} to {high:g}, {better} is better): a photograph {clean:.4g}, strongly blurred {blurred:.4g}"
 
 
 def _run_command() -> None:
@@ -179,6 +228,7 @@ def _run_command() -> None:
         src: str = cli.flag(cli.REQUIRED, "PyTorch checkpoint to read (.pth, .pt or .pkl).")
         dst: str = cli.flag(cli.REQUIRED, "File to write; its name ends in .safetensors.")
         layout: str | None = cli.flag(None, "Naming scheme of the checkpoint; by default the one that fits best.")
+        verify: bool = cli.flag(False, "Compare outputs and input gradients with PyTorch, which must be installed.")
 
     cli.run(Config, main)
 

@@ -42,8 +42,8 @@ class ResNetScore(nn.Module):
 
 
 def build(name: str) -> tuple[Model, Variables]:
-    """A model of `workloads.SIDES` with the shared weights."""
-    tensors = weights.TENSORS[name]()
+    """A model of `workloads.SIZES` with the shared weights."""
+    tensors = weights.of_model(name)
     if name in MODELS:
         model = MODELS[name]()
         return model, jax.device_put(unflatten(convert_tensors(tensors, model)[1].arrays))

@@ -109,7 +109,7 @@ class Eager:
 
     def network(self, name: str) -> nn.Module:
         """The network with the shared weights, on the device."""
-        network: Any = build(name, weights.TENSORS[name](), self.dtype)
+        network: Any = build(name, weights.of_model(name), self.dtype)
         return network.to(self.device, memory_format=self.format)
 
     def parts(self, images: Tensor) -> tuple[Tensor, ...]:

@@ -8,8 +8,17 @@ import numpy as np
 
 EPSILON, STEP_SIZE, STEPS = 4 / 255, 1 / 255, 10
 
-# Height and width of the images of each model.
-SIDES = {"hyperiqa": 224, "resnet50": 224, "cnniqa": 299}
+# Height and width of the images of each model; where it takes crops, one crop.
+SIZES: Mapping[str, tuple[int, int]] = {
+    "hyperiqa": (224, 224),
+    "resnet50": (224, 224),
+    "cnniqa": (299, 299),
+    "dbcnn": (384, 512),
+    "linearity": (498, 664),
+    "maniqa": (224, 224),
+    "metaiqa": (224, 224),
+    "spaq_bl": (224, 224),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,11 +26,11 @@ class Workload:
     """One thing to do, which every contender does with the same weights and the same images.
 
     Attributes:
-      model: key of `SIDES`.
+      model: key of `SIZES`.
       task: ``step`` (score, pixel gradient, signed step, projection), ``ifgsm10`` (ten such steps from the clean
         images, and the scores of the outcome) or ``folder`` (scores of image files).
       batch: images per run.
-      side: height and width of the images; 0 for files.
+      size: height and width of the images; zeros for files.
       folder: folder of the files.
       files: their names in the folder.
     """
@@ -29,7 +38,7 @@ class Workload:
     model: str
     task: str
     batch: int
-    side: int = 0
+    size: tuple[int, int] = (0, 0)
     folder: str = ""
     files: tuple[str, ...] = ()
 
@@ -40,11 +49,11 @@ class Workload:
     @classmethod
     def read(cls, message: Mapping[str, Any]) -> "Workload":
         """The inverse of `message`."""
-        return cls(**{**message, "files": tuple(message["files"])})
+        return cls(**{**message, "size": tuple(message["size"]), "files": tuple(message["files"])})
 
 
 CASES: Mapping[str, tuple[str, str]] = {
-    **{f"{model}_{task}": (model, task) for task in ("step", "ifgsm10") for model in SIDES},
+    **{f"{model}_{task}": (model, task) for task in ("step", "ifgsm10") for model in SIZES},
     "folder": ("cnniqa", "folder"),
 }
 
@@ -83,10 +92,10 @@ CONTENDERS: Mapping[str, Entry] = {
 
 
 def levels(workload: Workload) -> np.ndarray:
-    """Random images ``[batch, side, side, 3]`` in [0, 1], as 8-bit files would hold them.
+    """Random images ``[batch, height, width, 3]`` in [0, 1], as 8-bit files would hold them.
 
     The images of a small batch are the first of a larger one.
     """
-    shape = (workload.batch, workload.side, workload.side, 3)
+    shape = (workload.batch, *workload.size, 3)
     draws = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
     return draws.astype(np.float32) / np.float32(255)

@@ -102,3 +102,17 @@ def resnet50(width: int = 64) -> ResNet:
 def resnext101(width: int = 64) -> ResNet:
     """ResNeXt-101 32x8d."""
     return ResNet(partial(Bottleneck, groups=32, group_width=8), (3, 4, 23, 3), width)
+
+
+class ResNetScore(nn.Module):
+    """A ResNet-50, the average of its last features, and a linear layer to one score."""
+
+    def __init__(self) -> None:
+        """Layers."""
+        super().__init__()
+        self.res = resnet50()
+        self.fc = nn.Linear(2048, 1)
+
+    def forward(self, views: Tensor) -> Tensor:
+        """One score per view."""
+        return self.fc(self.res.features(views)[-1].mean((2, 3)))[:, 0]

@@ -1,0 +1,116 @@
+"""Every model of the zoo as scripts use it: attacked, and scored from files alone and among others."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from zoo import NARROW, ZOO
+
+from experiments import catalog, score_images
+from experiments.contenders.weights import draw
+from experiments.ledger import SCORE_COLUMNS, Table
+from nriqa_jax.attacks import objectives, presets
+from nriqa_jax.models.model import Model
+from nriqa_jax.parallel import run_attack
+from weights_convert import store
+from weights_convert.rules import flatten, unflatten
+
+EPSILON = 8 / 255
+SIDE = 64
+SMALL = pytest.mark.parametrize("name", NARROW)
+FULL = pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow, pytest.mark.full]) for name in ZOO])
+_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+
+
+def with_weights(model: Model):
+    """The model with random weights under which scores depend on the image."""
+    shapes = flatten(jax.eval_shape(model.init, jax.random.key(0)))
+    drawn = {}
+    for path, spec in shapes.items():
+        stem, _, leaf = path.replace("/", ".").rpartition(".")
+        torch_order = (3, 2, 0, 1) if len(spec.shape) == 4 else tuple(range(len(spec.shape)))[::-1]
+        shape = tuple(spec.shape[axis] for axis in torch_order)
+        array = draw(f"{stem}.{_LEAVES.get(leaf, leaf)}", shape)
+        drawn[path] = np.ascontiguousarray(array.transpose(np.argsort(torch_order)))
+    return model, unflatten(drawn)
+
+
+def photographs():
+    """A smooth picture with noise, and flat, black and white ones."""
+    rng = np.random.default_rng(0)
+    smooth = jax.image.resize(jnp.asarray(rng.random((1, 6, 7, 3)), jnp.float32), (1, SIDE, SIDE + 8, 3), "cubic")
+    picture = jnp.round(jnp.clip(smooth + 0.03 * rng.normal(size=smooth.shape), 0, 1) * 255) / 255
+    flat = [jnp.full_like(picture, level) for level in (0.5, 0.0, 1.0)]
+    return jnp.concatenate([picture, *flat]).astype(jnp.float32)
+
+
+def attack(model, variables):
+    images = photographs()
+    score = model.score_fn(model.prepare(variables))
+    gradient = jax.jit(jax.grad(lambda score, x: score(x).sum(), argnums=1))(score, images)
+    assert np.all(np.isfinite(gradient))
+    assert np.all(np.abs(gradient).max((1, 2, 3)) > 0)
+    keys = jax.random.split(jax.random.key(0), len(images))
+    clean = jax.jit(lambda score, x: score(x))(score, images)
+    for objective, sign in ((objectives.raise_score(), 1), (objectives.lower_score(), -1)):
+        result = run_attack(presets.ifgsm(objective, epsilon=EPSILON, steps=4), score, images, keys)
+        assert np.all(np.isfinite(result.scores))
+        assert np.abs(result.images - images).max() <= EPSILON + 1e-6
+        assert np.all(sign * (result.scores - clean)[:1] > 0), "the photograph's score must move"
+
+
+@SMALL
+def test_attacked(name):
+    attack(*with_weights(ZOO[name].narrow_model()))
+
+
+@FULL
+def test_full_networks_attacked(name):
+    attack(*with_weights(ZOO[name].build()))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Forty pictures of two sizes."""
+    path, rng = tmp_path_factory.mktemp("forty"), np.random.default_rng(1)
+    for i in range(40):
+        size = (70, 66) if i % 3 else (66, 72)
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 7, 3), dtype=np.uint8))
+        coarse.resize(size, Image.Resampling.BICUBIC).save(path / f"{(7 * i) % 40:02}.png")
+    return path
+
+
+@pytest.mark.slow
+@SMALL
+def test_a_score_is_a_function_of_the_image_alone(name, folder, tmp_path, script, monkeypatch):
+    """The same alone, among forty files, in another batch size and under another name, to 1e-5."""
+    model, variables = with_weights(ZOO[name].narrow_model())
+    monkeypatch.setitem(catalog.MODELS, name, lambda: model)
+    weights = tmp_path / "weights.safetensors"
+    store.save_variables(weights, variables, store.describe(model))
+
+    def scores(images, batch_size):
+        out = tmp_path / f"{images.name}-{batch_size}"
+        settings = {"model": name, "weights": weights, "images": images, "out": out, "batch_size": batch_size}
+        assert script(score_images, **settings)[0] == 0
+        table = Table(out / "scores.csv", SCORE_COLUMNS)
+        return dict(zip(table.rows, table.numbers("score")))
+
+    whole = scores(folder, 8)
+    assert len(whole) == 40
+    assert np.ptp(list(whole.values())) > 1e-3 * np.abs(list(whole.values())).max()
+    other = scores(folder, 3)
+    np.testing.assert_allclose(list(other.values()), list(whole.values()), rtol=1e-5)
+    for file in ("05.png", "21.png"):
+        alone = tmp_path / f"z{file}"
+        alone.write_bytes((folder / file).read_bytes())
+        np.testing.assert_allclose(list(scores(alone, 1).values()), [whole[file]], rtol=1e-5)
+
+
+def test_random_weights_are_used():
+    """`with_weights` fills every variable, and gives another score for another image."""
+    model, variables = with_weights(dataclasses.replace(ZOO["hyperiqa"].narrow_model()))
+    assert set(flatten(variables)) == set(flatten(jax.eval_shape(model.init, jax.random.key(0))))
