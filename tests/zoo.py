@@ -1,7 +1,6 @@
 """What the tests know of every converted model: its PyTorch graph, a narrow copy of both, and published counts."""
 
 import dataclasses
-import importlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -19,6 +18,7 @@ from nriqa_jax.models.metaiqa import metaiqa
 from nriqa_jax.models.model import Model
 from nriqa_jax.models.resnet import Bottleneck, ResNet, resnet18, resnet34, resnet50
 from nriqa_jax.models.spaq import spaq_bl, spaq_mta, spaq_mte, spaq_mts
+from weights_convert import torch_graphs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +27,6 @@ class Entry:
 
     Attributes:
       build: the model.
-      graph: ``module:callable`` under ``weights_convert.torch_graphs``; its state dict has the layout "original", and
-        its ``forward`` maps normalised views ``[n, 3, h, w]`` to what the network of the model gives.
       parameters: trained numbers, as published.
       entries: tensors of a state dict, batch counters included.
       sides: heights and widths of views: the native size, and an odd one where the network takes any.
@@ -39,7 +37,6 @@ class Entry:
     """
 
     build: Callable[[], Model]
-    graph: str
     parameters: int
     entries: int
     sides: tuple[tuple[int, int], ...]
@@ -58,11 +55,9 @@ class Entry:
         return self.make_graph(**(self.narrow if self.narrow_graph is None else self.narrow_graph))
 
     def make_graph(self, **options: Any) -> Any:
-        """The PyTorch network, in evaluation mode; the test is skipped where torch is absent."""
+        """The PyTorch network; the test is skipped where torch is absent."""
         pytest.importorskip("torch")
-        module, _, name = self.graph.partition(":")
-        graph = getattr(importlib.import_module(f"weights_convert.torch_graphs.{module}"), name)
-        return graph(**options).eval()
+        return torch_graphs.build(self.build().name, **options)
 
 
 _NARROW_CLIP = {
@@ -99,25 +94,23 @@ def _linearity(
 ) -> Entry:
     """LinearityIQA with a trunk: its narrow form, and the options that make that of the graph."""
     hidden = {"hidden": (12, 8, 6)}
-    graph = f"linearity:{build.__name__}"
     narrow, narrow_graph = {"trunk": trunk, **hidden}, {**options, **hidden}
     calibration = draw_all({"k": (3,), "b": (3,)})  # as those of the graph, whose state dict has two entries more
-    return Entry(build, graph, parameters, entries + 2, _SIDES, narrow, narrow_graph, _NARROW_SIDES, calibration)
+    return Entry(build, parameters, entries + 2, _SIDES, narrow, narrow_graph, _NARROW_SIDES, calibration)
 
 
-def _spaq(build: Callable[[], Model], graph: str, parameters: int, entries: int) -> Entry:
-    return Entry(build, f"spaq:{graph}", parameters, entries, _SIDES, {"width": 4}, narrow_sides=_NARROW_SIDES)
+def _spaq(build: Callable[[], Model], parameters: int, entries: int) -> Entry:
+    return Entry(build, parameters, entries, _SIDES, {"width": 4}, narrow_sides=_NARROW_SIDES)
 
 
 _NARROW_RESNEXT = partial(ResNet, partial(Bottleneck, groups=4, group_width=16), (2, 1, 1, 1), 8)
 _NARROW_RESNEXT_GRAPH = {"width": 8, "depths": (2, 1, 1, 1), "groups": 4, "group_width": 16}
 
 ZOO: Mapping[str, Entry] = {
-    "dbcnn": Entry(dbcnn, "dbcnn:DBCNN", 15_311_345, 91, *_DBCNN),
-    "dbcnn_sma": Entry(dbcnn_sma, "dbcnn:dbcnn_sma", 15_311_345, 91, *_DBCNN),
+    "dbcnn": Entry(dbcnn, 15_311_345, 91, *_DBCNN),
+    "dbcnn_sma": Entry(dbcnn_sma, 15_311_345, 91, *_DBCNN),
     "hyperiqa": Entry(
         hyperiqa,
-        "hyperiqa:HyperIQA",
         27_375_369,
         355,
         ((224, 224),),
@@ -127,24 +120,21 @@ ZOO: Mapping[str, Entry] = {
     "linearity_resnet18": _linearity(linearity_resnet18, 12_528_323, 168, partial(resnet18, width=4), {"width": 4}),
     "linearity_resnet34": _linearity(linearity_resnet34, 22_636_483, 264, partial(resnet34, width=4), {"width": 4}),
     "linearity_resnet50": _linearity(linearity_resnet50, 27_219_139, 366, partial(resnet50, width=4), {"width": 4}),
-    "liqe": Entry(liqe, "liqe:LIQE", 151_277_313, 302, ((224, 224),), narrow={"prompts": _prompts(5), **_NARROW_CLIP}),
-    "liqe_mix": Entry(
-        liqe_mix, "liqe:liqe_mix", 151_277_313, 302, ((224, 224),), narrow={"prompts": _prompts(20), **_NARROW_CLIP}
-    ),
-    "maniqa": Entry(maniqa, "maniqa:MANIQA", 135_747_530, 316, ((224, 224),), narrow=_NARROW_MANIQA),
-    "maniqa_pipal": Entry(maniqa_pipal, "maniqa:maniqa_pipal", 135_747_530, 316, ((224, 224),), narrow=_NARROW_MANIQA),
+    "liqe": Entry(liqe, 151_277_313, 302, ((224, 224),), narrow={"prompts": _prompts(5), **_NARROW_CLIP}),
+    "liqe_mix": Entry(liqe_mix, 151_277_313, 302, ((224, 224),), narrow={"prompts": _prompts(20), **_NARROW_CLIP}),
+    "maniqa": Entry(maniqa, 135_747_530, 316, ((224, 224),), narrow=_NARROW_MANIQA),
+    "maniqa_pipal": Entry(maniqa_pipal, 135_747_530, 316, ((224, 224),), narrow=_NARROW_MANIQA),
     "metaiqa": Entry(
         metaiqa,
-        "metaiqa:MetaIQA",
         13_242_923,
         140,
         ((224, 224), (161, 203)),
         narrow={"width": 4, "classes": 20, "hidden": (16, 8)},
         narrow_sides=((64, 64), (49, 70)),
     ),
-    "spaq_bl": _spaq(spaq_bl, "Baseline", 23_510_081, 320),
-    "spaq_mta": _spaq(spaq_mta, "attributes", 23_520_326, 320),
-    "spaq_mte": _spaq(spaq_mte, "WithTags", 23_510_089, 321),
-    "spaq_mts": _spaq(spaq_mts, "WithScenes", 47_036_554, 640),
+    "spaq_bl": _spaq(spaq_bl, 23_510_081, 320),
+    "spaq_mta": _spaq(spaq_mta, 23_520_326, 320),
+    "spaq_mte": _spaq(spaq_mte, 23_510_089, 321),
+    "spaq_mts": _spaq(spaq_mts, 47_036_554, 640),
 }
 NARROW = [name for name, entry in ZOO.items() if entry.narrow is not None]

@@ -13,7 +13,6 @@ GRAPHS: Mapping[str, str] = {
     "cnniqa": "cnniqa:CNNIQA",
     "dbcnn": "dbcnn:DBCNN",
     "dbcnn_sma": "dbcnn:dbcnn_sma",
-    "dbcnn_sma": "dbcnn:dbcnn_sma",
     "hyperiqa": "hyperiqa:HyperIQA",
     "linearity": "linearity:linearity",
     "linearity_resnet18": "linearity:linearity_resnet18",
@@ -29,10 +28,6 @@ GRAPHS: Mapping[str, str] = {
     "spaq_mta": "spaq:attributes",
     "spaq_mte": "spaq:WithTags",
     "spaq_mts": "spaq:WithScenes",
-    "spaq_bl": "spaq:Baseline",
-    "spaq_mta": "spaq:attributes",
-    "spaq_mte": "spaq:WithTags",
-    "spaq_mts": "spaq:WithScenes",
 }
 
 
@@ -40,8 +35,7 @@ def build(name: str, **options: Any) -> Any:
     """The network of a model, in evaluation mode, with PyTorch's own random weights.
 
     Its state dict has the layout "original" of the model (``resnet50`` is no model, but what speed is measured with).
-    It maps normalised views ``[n, 3, h, w]`` to what the network
-    in JAX gives for them.
+    It maps normalised views ``[n, 3, h, w]`` to what the network in JAX gives for them.
 
     Args:
       name: of the model.
