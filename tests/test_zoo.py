@@ -74,17 +74,15 @@ def test_counts_are_as_published(name):
 
 
 @SMALL
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize(
-    ("dtype", "score_tolerance", "gradient_tolerance"), [("float64", 1e-8, 1e-6), ("float32", 1e-4, 1e-2)]
-)
-def test_narrow_networks_equal_torch(name, batch, dtype, score_tolerance, gradient_tolerance):
-    """In float32 a ReLU that rounding decides otherwise changes the gradient; float64 shows that nothing else does."""
+def test_narrow_networks_equal_torch(name):
+    """In float64, where no rounding decides a ReLU: a batch at the last size, one view at another, if there is one."""
     entry = ZOO[name]
     graph = randomize(entry.make_narrow_graph())
     state = tensors_of(graph) | entry.extra
-    for side in entry.narrow_sides or entry.sides:
-        compare(entry.narrow_model(), graph, state, side, batch, dtype, score_tolerance, gradient_tolerance)
+    *others, last = entry.narrow_sides or entry.sides
+    compare(entry.narrow_model(), graph, state, last, 3, "float64", 1e-8, 1e-6)
+    for side in others:
+        compare(entry.narrow_model(), graph, state, side, 1, "float64", 1e-8, 1e-6)
 
 
 def coarse(gradient):
@@ -105,7 +103,7 @@ def make_golden(name):
 
 @SMALL
 def test_narrow_networks_equal_their_golden_files(name):
-    """As `test_narrow_networks_equal_torch`, without torch."""
+    """In float32 and without torch."""
     golden = json.loads((GOLDEN / f"{name}.json").read_text())
     state = draw_all(golden["tensors"]) | ZOO[name].extra
     model = ZOO[name].narrow_model()

@@ -86,7 +86,7 @@ _NARROW_MANIQA = {"width": 8, "heads": 2, "hidden": 16, "patch": 28}
 _NARROW_DBCNN = {"width": 4, "scnn_widths": (4, 4, 4, 4, 4, 4, 8, 8, 6)}
 _DBCNN = (((224, 224), (161, 203)), _NARROW_DBCNN, _NARROW_DBCNN, ((64, 96), (49, 70)))
 
-_SIDES, _NARROW_SIDES = ((224, 224), (161, 203)), ((64, 64), (49, 70))
+_SIDES, _NARROW_SIDES = ((224, 224), (161, 203)), ((64, 96), (49, 70))
 
 
 def _linearity(

@@ -17,6 +17,7 @@ Tensors = dict[str, np.ndarray]
 
 _EMBEDDINGS = {"cls_token", "pos_embed", "positional_embedding", "class_embedding", "relative_position_bias_table"}
 _LAST_OF_BRANCH = re.compile(r"layer\d.*bn[23]\.weight$|downsample")
+_OF_LOGITS = re.compile(r"\bc_[qk]\.weight$")  # without a norm before them; larger ones make errors of rounding grow
 
 
 def of_model(name: str) -> Tensors:
@@ -41,7 +42,7 @@ def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
     elif leaf in _EMBEDDINGS:
         values = random.normal(0, 0.2, shape)
     elif len(shape) > 1:
-        gain = 2.0 if len(shape) == 4 else 1.0
+        gain = 0.1 if _OF_LOGITS.search(name) else 2.0 if len(shape) == 4 else 1.0
         values = random.normal(0, math.sqrt(gain / math.prod(shape[1:])), shape)
     elif leaf == "weight":
         values = random.uniform(*((0.2, 0.5) if _LAST_OF_BRANCH.search(name) else (0.5, 1.5)), shape)
