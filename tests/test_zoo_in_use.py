@@ -34,7 +34,7 @@ def with_weights(model: Model):
         torch_order = (3, 2, 0, 1) if len(spec.shape) == 4 else tuple(range(len(spec.shape)))[::-1]
         shape = tuple(spec.shape[axis] for axis in torch_order)
         array = draw(f"{stem}.{_LEAVES.get(leaf, leaf)}", shape)
-        drawn[path] = np.ascontiguousarray(array.transpose(np.argsort(torch_order)))
+        drawn[path] = np.array(array.transpose(np.argsort(torch_order)), order="C")
     return model, unflatten(drawn)
 
 
@@ -101,7 +101,7 @@ def test_a_score_is_a_function_of_the_image_alone(name, folder, tmp_path, script
 
     whole = scores(folder, 8)
     assert len(whole) == 40
-    assert np.ptp(list(whole.values())) > 1e-3 * np.abs(list(whole.values())).max()
+    assert np.ptp(list(whole.values())) > 1e-4 * np.abs(list(whole.values())).max()
     other = scores(folder, 3)
     np.testing.assert_allclose(list(other.values()), list(whole.values()), rtol=1e-5)
     for file in ("05.png", "21.png"):

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,7 +17,9 @@ Tensors = dict[str, np.ndarray]
 
 _EMBEDDINGS = {"cls_token", "pos_embed", "positional_embedding", "class_embedding", "relative_position_bias_table"}
 _LAST_OF_BRANCH = re.compile(r"layer\d.*bn[23]\.weight$|downsample")
-_OF_LOGITS = re.compile(r"\bc_[qk]\.weight$")  # without a norm before them; larger ones make errors of rounding grow
+_OF_LOGITS = re.compile(
+    r"\bc_[qk](\.weight|_kernel)$"
+)  # without a norm before them; larger ones make errors of rounding grow
 
 
 def of_model(name: str) -> Tensors:
@@ -27,7 +29,7 @@ def of_model(name: str) -> Tensors:
     return draw_all(json.loads(printed))
 
 
-def draw_all(shapes: Mapping[str, tuple[int, ...]]) -> Tensors:
+def draw_all(shapes: Mapping[str, Sequence[int]]) -> Tensors:
     """Tensors by name."""
     return {name: draw(name, tuple(shape)) for name, shape in shapes.items()}
 

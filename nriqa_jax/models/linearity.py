@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from nriqa_jax.layers import BatchNorm, Dense, Features
 from nriqa_jax.models import cards, protocols
-from nriqa_jax.models.cards import Card
+from nriqa_jax.models.card import Card
 from nriqa_jax.models.model import Model, Preprocess, Views
 from nriqa_jax.models.resnet import ResNet, resnet18, resnet34, resnet50, resnext101
 from nriqa_jax.resize import resize_pil

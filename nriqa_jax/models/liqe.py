@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from nriqa_jax import image
 from nriqa_jax.models import cards, liqe_prompts, protocols
-from nriqa_jax.models.cards import Card
+from nriqa_jax.models.card import Card
 from nriqa_jax.models.clip import ImageTower, TextTower, TokenIds, unit
 from nriqa_jax.models.model import Model, Preprocess, Views
 from nriqa_jax.prepare import Variables

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nriqa_jax.models.cards import Card
+from nriqa_jax.models.card import Card
 from nriqa_jax.prepare import Variables, prepare
 from nriqa_jax.types import Images, Scores
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from nriqa_jax import image
 from nriqa_jax.layers import Dense
 from nriqa_jax.models import cards, protocols
-from nriqa_jax.models.cards import Card
+from nriqa_jax.models.card import Card
 from nriqa_jax.models.model import Model, Preprocess, Views
 from nriqa_jax.models.protocols import Statistics
 from nriqa_jax.models.resnet import resnet50
@@ -50,7 +50,7 @@ class SPAQ(nn.Module):
         return scores + Dense(1, use_bias=False, name="exifCNN")(jnp.asarray(self.exif, scores.dtype))
 
 
-def normalized_exif(tags: tuple[float, ...]) -> tuple[float, ...]:
+def normalized_exif(tags: tuple[float | int, ...]) -> tuple[float, ...]:
     """The eight tags of a photograph, as numbers in the order of the data set, as the network takes them."""
     return tuple((tag - _EXIF_MEAN) / _EXIF_STD for tag in tags)
 
