@@ -2,9 +2,14 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
-from experiments.contenders.weights import draw_all
+from experiments.contenders.weights import draw, draw_all
+from nriqa_jax.models.model import Model
+from weights_convert.rules import flatten, unflatten
+
+_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 
 def randomize(net: Any) -> Any:
@@ -25,3 +30,16 @@ def tensors_of(net: Any) -> dict[str, np.ndarray]:
 def views(batch: int, side: tuple[int, int], seed: int = 0) -> np.ndarray:
     """Normalised views, of the size of photographs that were divided by their standard deviation."""
     return np.random.default_rng(seed).normal(0, 1, (batch, *side, 3)).astype(np.float32)
+
+
+def with_weights(model: Model):
+    """The model with random weights under which scores depend on the image."""
+    shapes = flatten(jax.eval_shape(model.init, jax.random.key(0)))
+    drawn = {}
+    for path, spec in shapes.items():
+        stem, _, leaf = path.replace("/", ".").rpartition(".")
+        torch_order = (3, 2, 0, 1) if len(spec.shape) == 4 else tuple(range(len(spec.shape)))[::-1]
+        shape = tuple(spec.shape[axis] for axis in torch_order)
+        array = draw(f"{stem}.{_LEAVES.get(leaf, leaf)}", shape)
+        drawn[path] = np.array(array.transpose(np.argsort(torch_order)), order="C")
+    return model, unflatten(drawn)

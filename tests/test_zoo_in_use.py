@@ -7,35 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from random_weights import with_weights
 from zoo import NARROW, ZOO
 
 from experiments import catalog, score_images
-from experiments.contenders.weights import draw
 from experiments.ledger import SCORE_COLUMNS, Table
 from nriqa_jax.attacks import objectives, presets
-from nriqa_jax.models.model import Model
 from nriqa_jax.parallel import run_attack
 from weights_convert import store
-from weights_convert.rules import flatten, unflatten
+from weights_convert.rules import flatten
 
 EPSILON = 8 / 255
 SIDE = 64
 SMALL = pytest.mark.parametrize("name", NARROW)
 FULL = pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow, pytest.mark.full]) for name in ZOO])
-_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-
-
-def with_weights(model: Model):
-    """The model with random weights under which scores depend on the image."""
-    shapes = flatten(jax.eval_shape(model.init, jax.random.key(0)))
-    drawn = {}
-    for path, spec in shapes.items():
-        stem, _, leaf = path.replace("/", ".").rpartition(".")
-        torch_order = (3, 2, 0, 1) if len(spec.shape) == 4 else tuple(range(len(spec.shape)))[::-1]
-        shape = tuple(spec.shape[axis] for axis in torch_order)
-        array = draw(f"{stem}.{_LEAVES.get(leaf, leaf)}", shape)
-        drawn[path] = np.array(array.transpose(np.argsort(torch_order)), order="C")
-    return model, unflatten(drawn)
 
 
 def photographs():
@@ -84,7 +69,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.slow
-@SMALL
+@pytest.mark.parametrize("name", {type(ZOO[name].build().network): name for name in NARROW}.values())
 def test_a_score_is_a_function_of_the_image_alone(name, folder, tmp_path, script, monkeypatch):
     """The same alone, among forty files, in another batch size and under another name, to 1e-5."""
     model, variables = with_weights(ZOO[name].narrow_model())

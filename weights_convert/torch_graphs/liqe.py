@@ -77,7 +77,8 @@ class ImageTower(nn.Module):
 class LIQE(nn.Module):
     """Logits of texts for normalised 224x224 views.
 
-    The features of the texts are computed when they are first needed and kept until other weights are loaded.
+    The features of the texts are computed when they are first needed, and kept until weights are loaded, moved or
+    cast.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class LIQE(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
         self._ids = torch.from_numpy(prompts()).long()
         self._texts: Tensor | None = None
-        self.register_load_state_dict_post_hook(lambda *_: self._forget())
+        self.register_load_state_dict_post_hook(lambda *_: setattr(self, "_texts", None))
 
     def forward(self, views: Tensor) -> Tensor:
         """One logit per view and text."""
@@ -121,8 +122,9 @@ class LIQE(nn.Module):
         ends = x[torch.arange(len(ids)), ids.argmax(1)]
         return nn.functional.normalize(self.ln_final(ends) @ self.text_projection)
 
-    def _forget(self) -> None:
+    def _apply(self, *arguments: Any, **options: Any) -> nn.Module:
         self._texts = None
+        return super()._apply(*arguments, **options)
 
 
 liqe_mix: Callable[..., Any] = partial(LIQE, prompts=liqe_prompts.multitask)
