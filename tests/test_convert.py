@@ -205,8 +205,8 @@ def test_command_on_bad_checkpoints(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--model=nope", "--src={src}", "--dst=a.safetensors"], "cnniqa|hyperiqa"),
-        (["--model=tinyiqa", "--src={src}", "--dst=a.safetensors"], "cnniqa|hyperiqa"),
+        (["--model=nope", "--src={src}", "--dst=a.safetensors"], "cnniqa|dbcnn"),
+        (["--model=tinyiqa", "--src={src}", "--dst=a.safetensors"], "cnniqa|dbcnn"),
         (["--model=cnniqa", "--src=absent.pth", "--dst=a.safetensors"], "--src=absent.pth is not a file"),
         (["--model=cnniqa", "--src={src}", "--dst=a.npz"], "must be a file name that ends in .safetensors"),
         (["--model=cnniqa", "--dst=a.safetensors"], "--src"),
