@@ -9,7 +9,7 @@ from experiments.contenders.weights import draw, draw_all
 from nriqa_jax.models.model import Model
 from weights_convert.rules import flatten, unflatten
 
-_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+_LEAVES = {"kernel": "weight", "k": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 
 def randomize(net: Any) -> Any:
