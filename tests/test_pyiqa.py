@@ -32,9 +32,12 @@ def photograph(height, width):
 
 @pytest.mark.parametrize(("name", "metric", "options", "protocol"), ROWS, ids=[row[0] for row in ROWS])
 def test_scores_and_gradients(name, metric, options, protocol, monkeypatch, tmp_path):
-    net = randomize(create(metric, monkeypatch, tmp_path, **options))
+    net = randomize(create(metric, monkeypatch, tmp_path, **options)).requires_grad_(False)
     import torch
 
+    if hasattr(net, "text_features"):  # which pyiqa computes when it builds the network
+        with torch.no_grad():
+            net.text_features = net.get_text_features(net.joint_texts)
     model = MODELS[name]().with_protocol(protocol)
     _, conversion = convert_tensors(tensors_of(net), model)
     score = model.score_fn(model.prepare(jax.device_put(unflatten(conversion.arrays))))
