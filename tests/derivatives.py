@@ -1,5 +1,6 @@
 """Compare a function with references in value and in first and second derivatives."""
 
+import copy
 import functools
 
 import jax
@@ -66,3 +67,14 @@ def check(f, by_torch, args, reference=None, dtype="float64", tolerance=None):
         close = functools.partial(assert_close, tolerance=tolerance or TOLERANCES[dtype])
         for other in expected:
             jax.tree.map(close, ours, other)
+
+
+def check_network(model, variables, graph, views):
+    """The network of a model and its PyTorch graph, in float64."""
+    double = copy.deepcopy(graph).double()
+    check(
+        lambda x: model.network.apply(jax.tree.map(jnp.float64, variables), x),
+        lambda x: double(x.permute(0, 3, 1, 2)),
+        (views.astype(np.float64),),
+        tolerance=1e-8,
+    )

@@ -111,7 +111,7 @@ def test_a_wrong_output_is_one_sentence(adapted, images):
 
 
 def test_weights_are_data(images, keys):
-    module, traces = Linen(), []
+    module, traces, counts = Linen(), [], []
     attack = ifgsm(raise_score(), steps=2)
 
     def output(out):
@@ -123,8 +123,9 @@ def test_weights_are_data(images, keys):
         score_fn = from_linen(module, variables, output=output)
         assert len(jax.tree.leaves(score_fn)) == len(jax.tree.leaves(variables))
         run_attack(attack, score_fn, images, keys)
-        count = len(traces) if seed == 0 else count
-    assert len(traces) == count
+        counts.append(len(traces))
+    assert counts[0] > 0
+    assert len(set(counts)) == 1
 
 
 def test_options_are_the_preprocessing(images):

@@ -1,12 +1,10 @@
 """DBCNN: its published branch for synthetic distortions, the range of scores that a file implies, clamped scores."""
 
-import copy
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from derivatives import check
+from derivatives import check_network
 from PIL import Image
 from random_weights import randomize, tensors_of, views
 from zoo import ZOO
@@ -75,15 +73,7 @@ def test_derivatives_equal_torch(graph, tensors):
     """Also the second, through roots whose slope is up to 5000, and where the two branches differ in size."""
     model = ZOO["dbcnn"].narrow_model()
     variables = unflatten(convert_tensors(tensors, model)[1].arrays)
-
-    def ours(x):
-        return model.network.apply(jax.tree.map(jnp.float64, variables), x)
-
-    def theirs(x):
-        return double(x.permute(0, 3, 1, 2))
-
-    double = copy.deepcopy(graph).double()
-    check(ours, theirs, (views(2, (33, 50)).astype(np.float64),), tolerance=1e-8)
+    check_network(model, variables, graph, views(2, (33, 50)))
 
 
 def test_clamped_scores_have_the_gradient_of_torch():

@@ -54,7 +54,7 @@ def against_torch(model: Model, tensors: Mapping[str, np.ndarray], conversion: C
     return Agreement(float(np.max(outputs / sizes[0].max())), float(np.max(gradients / sizes[1])))
 
 
-Compared = tuple[Float[np.ndarray, "views *outputs"], Float[np.ndarray, "views height width channels"]]
+Compared = tuple[Float[np.ndarray, " views *outputs"], Float[np.ndarray, "views height width channels"]]
 
 
 def _outputs(model: Model, conversion: Conversion, views: np.ndarray) -> Compared:

@@ -87,7 +87,7 @@ def _first(values: Float[Array, "n m c"], wanted: Float[Array, "n 1 c"]) -> Int[
 
 
 def _gather(
-    x: Float[Array, "n h w"], rows: Int[Array, "n *m"], columns: Int[Array, "n *m"], size: int
+    x: Float[Array, "n h w"], rows: Int[Array, " n *m"], columns: Int[Array, " n *m"], size: int
 ) -> Float[Array, "n *m size size"]:
     """Square windows of each image at its own corners."""
 

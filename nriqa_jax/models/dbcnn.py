@@ -1,7 +1,5 @@
 """DBCNN (Zhang et al., TCSVT 2020): bilinear pooling of features for authentic and for synthetic distortions."""
 
-from functools import partial
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -79,13 +77,7 @@ def _sma_views(images: Images) -> Views:
     return protocols.whole(resize_pil(images, *_SMA_SIZE), protocols.IMAGENET)
 
 
-PUBLISHED = Preprocess(
-    name="published",
-    version=1,
-    views=partial(protocols.whole, statistics=protocols.IMAGENET),
-    min_side=_STRIDE,
-    description="the whole image in its own size",
-)
+PUBLISHED = protocols.native("published", protocols.IMAGENET, "the whole image in its own size", min_side=_STRIDE)
 SMA = Preprocess(
     name="sma",
     version=1,

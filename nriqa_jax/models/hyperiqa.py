@@ -1,6 +1,5 @@
 """HyperIQA (Su et al., CVPR 2020): a hyper-network writes, for each image, the weights of a small quality network."""
 
-import dataclasses
 import itertools
 
 import flax.linen as nn
@@ -71,11 +70,8 @@ def _target_network(
 
 GRID = protocols.grid(protocols.IMAGENET, _CROP)
 RANDOM = protocols.random(protocols.IMAGENET, _CROP, 25)
-PUBLISHED = dataclasses.replace(
-    RANDOM,
-    name="published",
-    description="25 random 224x224 crops as in the paper, with corners drawn once from seed 0 per image size",
-    seeded=None,
+PUBLISHED = protocols.published(
+    RANDOM, "25 random 224x224 crops as in the paper, with corners drawn once from seed 0 per image size"
 )
 PYIQA = protocols.uniform(protocols.IMAGENET, _CROP, 25)
 

@@ -4,7 +4,6 @@ The loss ignores scale and shift, so a checkpoint carries the line from the outp
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -87,13 +86,7 @@ PUBLISHED = Preprocess(
     description=f"the image squashed to {_HEIGHT} rows and {_WIDTH} columns as by Pillow (bilinear), as the authors' "
     "--resize does",
 )
-MSU = Preprocess(
-    name="msu",
-    version=1,
-    views=partial(protocols.whole, statistics=protocols.IMAGENET),
-    min_side=1,
-    description="the whole image at its own size, as MSU's benchmark scores it",
-)
+MSU = protocols.native("msu", protocols.IMAGENET, "the whole image at its own size, as MSU's benchmark scores it")
 
 
 def _model(name: str, card: Card, trunk: Callable[..., ResNet]) -> Model:

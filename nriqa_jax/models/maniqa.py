@@ -102,12 +102,9 @@ def _joint_ratio(sums: Sums) -> Scores:
 
 GRID = dataclasses.replace(protocols.grid(protocols.HALF, _CROP), pool=_mean_of_ratios)
 RANDOM = dataclasses.replace(protocols.random(protocols.HALF, _CROP, _COUNT), pool=_mean_of_ratios)
-PUBLISHED = dataclasses.replace(
+PUBLISHED = protocols.published(
     RANDOM,
-    name="published",
-    description="mean over 20 random 224x224 crops as in the authors' demo, with corners drawn once from seed 0 per "
-    "image size",
-    seeded=None,
+    "mean over 20 random 224x224 crops as in the authors' demo, with corners drawn once from seed 0 per image size",
 )
 PYIQA = dataclasses.replace(
     protocols.uniform(protocols.HALF, _CROP, _COUNT),

@@ -58,13 +58,7 @@ PUBLISHED = Preprocess(
     min_side=1,
     description="the image squashed to 224x224 (bilinear, without antialias), as pyiqa does it, too",
 )
-MSU = Preprocess(
-    name="msu",
-    version=1,
-    views=partial(protocols.whole, statistics=protocols.IMAGENET),
-    min_side=1,
-    description="the whole image in its own size, as the MSU benchmarks feed it",
-)
+MSU = protocols.native("msu", protocols.IMAGENET, "the whole image in its own size, as the MSU benchmarks feed it")
 
 
 def metaiqa() -> Model:

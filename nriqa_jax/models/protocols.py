@@ -1,5 +1,6 @@
 """How images become views: the steps that test protocols of several models share."""
 
+import dataclasses
 import math
 from functools import partial
 
@@ -92,6 +93,17 @@ def random(statistics: Statistics, size: int, count: int) -> Preprocess:
         seeded=seeded,
         seed=0,
     )
+
+
+def native(name: str, statistics: Statistics, description: str, min_side: int = 1) -> Preprocess:
+    """A protocol whose only view is the whole image at its own size."""
+    views = partial(whole, statistics=statistics)
+    return Preprocess(name=name, version=1, views=views, min_side=min_side, description=description)
+
+
+def published(drawn: Preprocess, description: str) -> Preprocess:
+    """The protocol "published" of authors who draw crops anew in every run: those of "random", always from seed 0."""
+    return dataclasses.replace(drawn, name="published", description=description, seeded=None)
 
 
 def uniform(statistics: Statistics, size: int, count: int) -> Preprocess:
