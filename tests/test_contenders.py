@@ -208,7 +208,7 @@ def test_scores_and_gradients_equal_those_of_the_peers(name, size):
     expected = expected.permute(0, 2, 3, 1).numpy()
     error, size = (np.sqrt(np.sum(v**2, axis=(1, 2, 3))) for v in (gradient - expected, expected))
     assert np.all(error < 1e-2 * size)
-    assert np.ptp(scores) > 1e-3  # they depend on the image
+    assert np.ptp(scores) > 1e-4 * np.abs(scores).max()  # they depend on the image
     assert np.mean(expected == 0) < 0.2
 
 
