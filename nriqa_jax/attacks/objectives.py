@@ -52,6 +52,19 @@ def reach_target(targets: Scores | float) -> Objective:
     return Partial(_squared_distance, targets)
 
 
+def per_range(objective: Objective, low: float, high: float) -> Objective:
+    """The same objective in units of the score range, where it is weighed against something else.
+
+    Attacks that follow signs of gradients do not change. Those with a penalty, or with Adam, whose ``eps`` is not small
+    against gradients of a model that scores in 0..1, are published for a loss of ``1 - score / (high - low)``.
+    """
+    return Partial(_scaled, objective, 1.0 / abs(high - low))
+
+
+def _scaled(objective: Objective, factor: Float[Array, ""] | float, scores: Scores) -> Losses:
+    return factor * objective(scores)
+
+
 def _towards(direction: Float[Array, "#batch"] | Float[Array, ""] | float, scores: Scores) -> Losses:
     return -direction * scores
 
