@@ -144,6 +144,32 @@ class StepwiseAttack(Attack, Protocol):
         ...
 
 
+class Runner(NamedTuple):
+    """How an attack that consists of others has its parts run.
+
+    Attributes:
+      attack: ``(attack, score_fn, images, keys) -> AttackResult``.
+      call: ``(fn, *arrays)``, a function of arrays.
+    """
+
+    attack: Callable[[Attack, ScoreFn, Images, Keys], AttackResult]
+    call: Callable[..., PyTree]
+
+
+@runtime_checkable
+class CompositeAttack(Protocol):
+    """An attack that consists of others, which it has run one after the other, and chooses per image."""
+
+    @property
+    def objective(self) -> Objective:
+        """What it minimises."""
+        ...
+
+    def run_with(self, runner: Runner, score_fn: ScoreFn, images: Images, keys: Keys) -> AttackResult:
+        """Run the parts, and choose."""
+        ...
+
+
 @runtime_checkable
 class Purifier(Protocol):
     """A defense that maps images to images of the same shape and range."""

@@ -42,6 +42,15 @@ def move_away(clean: Scores, low: float, high: float) -> Objective:
     return push(jnp.where(clean < 0.5 * (low + high), 1.0, -1.0))
 
 
+def change(clean: Scores) -> Objective:
+    """Bring each score as far from the clean one as possible, up or down; up where it has not moved yet.
+
+    Args:
+      clean: scores of the unperturbed images.
+    """
+    return Partial(_far_from, clean)
+
+
 def push(directions: Scores) -> Objective:
     """Push each score in its own direction: up where that is positive, down where it is negative."""
     return Partial(_towards, directions)
@@ -67,6 +76,10 @@ def _scaled(objective: Objective, factor: Float[Array, ""] | float, scores: Scor
 
 def _towards(direction: Float[Array, "#batch"] | Float[Array, ""] | float, scores: Scores) -> Losses:
     return -direction * scores
+
+
+def _far_from(clean: Scores, scores: Scores) -> Losses:
+    return jnp.where(scores >= clean, clean - scores, scores - clean)
 
 
 def _squared_distance(targets: Scores | Float[Array, ""] | float, scores: Scores) -> Losses:

@@ -56,6 +56,18 @@ def rmse(epsilon: Radius, shrink: float = 0.0005) -> Perturbation:
     )
 
 
+def linf_by_steps(epsilon: Radius, shrink: float = 0.001) -> Perturbation:
+    """The L-infinity ball, with a projection that steps back until inside it (MADC of NIC-RobustBench).
+
+    Values that are too far go back by as many steps as it takes, each on its own, and so end up to a step inside.
+
+    Args:
+      epsilon: radius, in units of the pixel range [0, 1].
+      shrink: size of a step back, in the same units.
+    """
+    return linf(epsilon)._replace(project=Partial(_step_back_into_linf, epsilon, shrink))
+
+
 def anywhere() -> Perturbation:
     """Any image: only the pixel range bounds the change. For attacks whose penalty keeps it small."""
     return Perturbation(Partial(_zero_start), Partial(_project_range), Partial(_add), Partial(_used_unbounded))
@@ -122,14 +134,34 @@ def _project_l2(epsilon: Radius, theta: Delta, images: Images) -> Delta:
 
 
 def _project_rmse(epsilon: Radius, shrink: Radius, theta: Delta, images: Images) -> Delta:
-    def outside(theta: Delta) -> Bool[Array, " batch"]:
-        return root_mean_square(theta) > jnp.reshape(epsilon, -1)
+    radius, start = jnp.reshape(epsilon, -1), jnp.max(jnp.abs(theta), axis=(1, 2, 3))
 
-    def step(theta: Delta) -> Delta:
+    def active(step: Array, theta: Delta) -> Bool[Array, " batch"]:
+        return (root_mean_square(theta) > radius) & (step * shrink < start)
+
+    def back(carry: tuple[Array, Delta]) -> tuple[Array, Delta]:
+        step, theta = carry
         shrunk = _project_range(theta - shrink * jnp.sign(theta), images)
-        return jnp.where(outside(theta)[:, None, None, None], shrunk, theta)
+        return step + 1, jnp.where(active(step, theta)[:, None, None, None], shrunk, theta)
 
-    return _project_range(jax.lax.while_loop(lambda theta: jnp.any(outside(theta)), step, theta), images)
+    _, theta = jax.lax.while_loop(lambda carry: jnp.any(active(*carry)), back, (jnp.zeros((), jnp.int32), theta))
+    # Changes below one step swing around 0 for ever: within a radius that small, they are scaled.
+    return _project_range(theta * per_image(jnp.minimum(1.0, radius / _positive(root_mean_square(theta)))), images)
+
+
+def _step_back_into_linf(epsilon: Radius, shrink: Radius, theta: Delta, images: Images) -> Delta:
+    def back(steps: Array, theta: Delta) -> Delta:
+        return theta - steps * shrink * jnp.sign(theta)
+
+    def excess(theta: Delta) -> Delta:
+        return jnp.maximum(jnp.abs(theta) - per_image(epsilon), 0.0)
+
+    theta = _project_range(back(excess(theta) > 0, theta), images)  # later steps stay in the pixel range
+    return _project_linf(epsilon, back(jnp.ceil(excess(theta) / shrink), theta), images)
+
+
+def _positive(norms: Float[Array, " batch"]) -> Float[Array, " batch"]:
+    return jnp.maximum(norms, 1e-12)
 
 
 def _project_range(theta: Delta, images: Images) -> Delta:
