@@ -14,22 +14,38 @@ from typing import Any
 
 import numpy as np
 
-from experiments import attacking, cli, diagnose, ledger, pipeline, processes, settings, summary
+from experiments import (
+    attack_flags,
+    attacking,
+    cli,
+    diagnose,
+    ledger,
+    pipeline,
+    processes,
+    settings,
+    summary,
+    surrogates,
+)
 from experiments.catalog import OBJECTIVES
+from nriqa_jax.attacks.objectives import per_range
 from nriqa_jax.models.model import Model
+from nriqa_jax.types import Scores
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(settings.Attack):
+class Config(attack_flags.AnyAttack, surrogates.Surrogates):
     """Settings of an attack run."""
 
-    objective: str = cli.flag("away", "What to do to each score; away is to the far end of the range.", OBJECTIVES)
+    objective: str = cli.flag(
+        "away", "What to do to each score: away is to the far end of the range, change is up or down.", OBJECTIVES
+    )
     target: float | None = cli.flag(None, "Score to reach, for --objective=target.")
 
 
 def run(config: Config) -> ledger.Table:
     """Attack images into ``config.out``; returns the table ``rows.csv``."""
-    model, scorers, details = settings.load_model(config, config.precision, config.rematerialize)
+    config = attack_flags.resolve(config)
+    model, scorers, details = surrogates.load(config)
     make_attack = attack_maker(config, model)
     out = Path(config.out)
     images = pipeline.survey(Path(config.images), out, model.preprocess.min_side)
@@ -53,22 +69,30 @@ def attack_maker(config: Config, model: Model, more: int = 1) -> attacking.MakeA
     Raises:
       cli.UserError: when a flag does not fit the attack or the objective.
     """
-    make, objective = settings.preset(config, more), OBJECTIVES[config.objective]
+    make, objective = attack_flags.preset(config, more), OBJECTIVES[config.objective]
     if (config.objective == "target") != (config.target is not None):
         raise cli.UserError("--target=SCORE and --objective=target belong together")
-    return lambda _, clean: make(objective(model, clean, config.target))
+
+    def attack(_: Any, clean: Scores) -> Any:
+        return make(per_range(objective(model, clean, config.target), *model.score_range))
+
+    return attack
 
 
 def main(config: Config) -> int:
     """Attack, and say how it went."""
     table = run(config)
     clean, adversarial = table.numbers("score_clean"), table.numbers("score_adversarial")
-    radius = cli.format_epsilon(cli.parse_epsilon(config.epsilon))
     change = f", mean score {np.mean(clean):.4f} -> {np.mean(adversarial):.4f}" if len(clean) else ""
     if not processes.is_first():
         return pipeline.exit_code(table)
-    print(f"{len(clean)} of {len(table.rows)} images attacked at epsilon {radius}{change}; see {config.out}/rows.csv")
+    print(f"{len(clean)} of {len(table.rows)} images attacked{_radius(config)}{change}; see {config.out}/rows.csv")
     return pipeline.exit_code(table)
+
+
+def _radius(config: Config) -> str:
+    epsilon = attack_flags.resolve(config).epsilon
+    return f" at epsilon {cli.format_epsilon(cli.parse_epsilon(epsilon))}" if epsilon else ""
 
 
 if __name__ == "__main__":

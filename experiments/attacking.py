@@ -17,9 +17,9 @@ from nriqa_jax.attacks.diagnostics import same_size_noise
 from nriqa_jax.image import from_uint8, quantize_toward
 from nriqa_jax.metrics import fidelity
 from nriqa_jax.parallel import Replicas, call, run_attack
-from nriqa_jax.types import Images, ScoreFn, Scores, StepwiseAttack
+from nriqa_jax.types import AttackResult, CompositeAttack, Images, ScoreFn, Scores, StepwiseAttack
 
-MakeAttack = Callable[[loading.Batch, Scores], StepwiseAttack]
+MakeAttack = Callable[[loading.Batch, Scores], StepwiseAttack | CompositeAttack]
 
 CHECK_COLUMNS = ("image", "status", "score_clean", "score_noise", "budget", "zero", "nonfinite")
 
@@ -82,10 +82,12 @@ def attack_set(job: Job, out: Path, make_attack: MakeAttack) -> Tables:
     return tables
 
 
-def _attack(scorers: Scorers, make_attack: Callable[[Scores], StepwiseAttack], pixels: Array, keys: Array) -> PyTree:
+def _attack(
+    scorers: Scorers, make_attack: Callable[[Scores], StepwiseAttack | CompositeAttack], pixels: Array, keys: Array
+) -> PyTree:
     """Attack one batch of 8-bit images: what to save, and the numbers that only the attack knows."""
     images, clean = call(_with_scores, scorers.score, pixels)
-    result = run_attack(make_attack(clean), scorers.score, images, keys, gradient_fn=scorers.gradient)
+    result = run(scorers, make_attack(clean), images, keys)
     saved, noise = call(_outcome, scorers.score, pixels, result.images, keys)
     health = result.health._asdict() if result.health else {}
     return {
@@ -93,6 +95,14 @@ def _attack(scorers: Scorers, make_attack: Callable[[Scores], StepwiseAttack], p
         "rows": {"score_clean": clean, "score_adversarial_float": result.scores, "queries": result.queries},
         "checks": {"score_clean": clean, "score_noise": noise, **health},
     }
+
+
+def run(scorers: Scorers, attack: StepwiseAttack | CompositeAttack, images: Images, keys: Array) -> AttackResult:
+    """An attack on the model; one that sees a surrogate alone asks the model nothing, and is scored by it."""
+    if scorers.surrogate is None:
+        return run_attack(attack, scorers.score, images, keys, gradient_fn=scorers.gradient)
+    result = run_attack(attack, scorers.surrogate, images, keys)
+    return result._replace(scores=call(scorers.score, result.images), queries=jnp.zeros_like(result.queries))
 
 
 def _with_scores(score_fn: ScoreFn, pixels: Array) -> tuple[Images, Scores]:

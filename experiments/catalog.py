@@ -3,19 +3,37 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nriqa_jax.attacks import agreements, objectives, presets
+from nriqa_jax.attacks import (
+    advcf,
+    agreements,
+    amifgsm,
+    black_box,
+    korhonen,
+    madc,
+    objectives,
+    perceptual,
+    presets,
+    ssah,
+    stadv,
+    transfer,
+    universal,
+    worst_case,
+)
 from nriqa_jax.attacks.agreements import Agreement
 from nriqa_jax.models.cnniqa import cnniqa
 from nriqa_jax.models.dbcnn import dbcnn, dbcnn_sma
+from nriqa_jax.models.distance import Distance
+from nriqa_jax.models.dists import dists, dists_pooled
 from nriqa_jax.models.hyperiqa import hyperiqa
 from nriqa_jax.models.linearity import linearity, linearity_resnet18, linearity_resnet34, linearity_resnet50
 from nriqa_jax.models.liqe import liqe, liqe_mix
+from nriqa_jax.models.lpips import lpips_alex, lpips_vgg
 from nriqa_jax.models.maniqa import maniqa, maniqa_pipal
 from nriqa_jax.models.metaiqa import metaiqa
 from nriqa_jax.models.model import Model
 from nriqa_jax.models.spaq import spaq_bl, spaq_mta, spaq_mte, spaq_mts
 from nriqa_jax.models.tinyiqa import tinyiqa
-from nriqa_jax.types import Objective, Scores, StepwiseAttack
+from nriqa_jax.types import CompositeAttack, Images, Objective, Scores, StepwiseAttack
 
 MODELS: Mapping[str, Callable[[], Model]] = {
     "cnniqa": cnniqa,
@@ -38,7 +56,8 @@ MODELS: Mapping[str, Callable[[], Model]] = {
     "tinyiqa": tinyiqa,
 }
 
-ATTACKS: Mapping[str, Callable[..., StepwiseAttack]] = {
+# Attacks whose changes are additive, in a ball: they can go on from where another one ended.
+BALL_ATTACKS: Mapping[str, Callable[..., StepwiseAttack]] = {
     "fgsm": presets.fgsm,
     "ifgsm": presets.ifgsm,
     "mifgsm": presets.mifgsm,
@@ -48,10 +67,39 @@ ATTACKS: Mapping[str, Callable[..., StepwiseAttack]] = {
     "pgd_linf": presets.pgd_linf,
     "pgd_l2": presets.pgd_l2,
     "apgd": presets.apgd,
+    "nifgsm": transfer.nifgsm,
+    "difgsm": transfer.difgsm,
+    "tifgsm": transfer.tifgsm,
+    "vmifgsm": transfer.vmifgsm,
+}
+
+ATTACKS: Mapping[str, Callable[..., StepwiseAttack | CompositeAttack]] = {
+    **BALL_ATTACKS,
+    "amifgsm_niqe": amifgsm.amifgsm_niqe,
+    "madc": madc.madc,
+    "madc_linf": madc.madc_linf,
+    "korhonen": korhonen.korhonen,
+    "korhonen_msu": korhonen.korhonen_msu,
+    "perceptual": perceptual.perceptual,
+    "perceptual_code": perceptual.perceptual_code,
+    "perceptual_linf": perceptual.perceptual_linf,
+    "perceptual_msu": perceptual.perceptual_msu,
+    "perceptual_ssim": perceptual.perceptual_ssim,
+    "ssah": ssah.ssah,
+    "stadv": stadv.stadv,
+    "stadv_adam": stadv.stadv_adam,
+    "advcf": advcf.advcf,
+    "advcf_adam": advcf.advcf_adam,
+    "universal": universal.universal,
+    "nes": black_box.nes,
+    "square": black_box.square,
+    "square_msu": black_box.square_msu,
+    "worst_case": worst_case.worst_case,
 }
 
 OBJECTIVES: Mapping[str, Callable[[Model, Scores, Any], Objective]] = {
     "away": lambda model, clean, target: objectives.move_away(clean, *model.score_range),
+    "change": lambda model, clean, target: objectives.change(clean),
     "raise_quality": lambda model, clean, target: objectives.raise_quality(higher_is_better=model.higher_is_better),
     "lower_quality": lambda model, clean, target: objectives.lower_quality(higher_is_better=model.higher_is_better),
     "raise_score": lambda model, clean, target: objectives.raise_score(),
@@ -63,4 +111,18 @@ AGREEMENTS: Mapping[str, Callable[[float], Agreement]] = {
     "srocc": agreements.Spearman,
     "plcc": lambda strength: agreements.Pearson(),
     "krocc": agreements.Kendall,
+}
+
+# What perceptual attacks keep small.
+PLAIN_DISTANCES: Mapping[str, Callable[[Images, Images], Scores]] = {
+    "linf": perceptual.chebyshev,
+    "ssim": perceptual.dissimilarity,
+}
+
+# Full-reference distances with weights; the two of DISTS share theirs.
+DISTANCES: Mapping[str, Callable[[], Distance]] = {
+    "dists": dists,
+    "dists_pooled": dists_pooled,
+    "lpips_alex": lpips_alex,
+    "lpips_vgg": lpips_vgg,
 }

@@ -192,7 +192,8 @@ def parse_epsilon(text: str, name: str = "epsilon") -> float:
       UserError: when it is no number, or not in (0, 1].
     """
     try:
-        value = float(Fraction(text.replace(" ", "")))
+        numerator, _, denominator = text.replace(" ", "").partition("/")
+        value = float(Fraction(numerator) / Fraction(denominator or 1))
     except (ValueError, ZeroDivisionError) as error:
         raise UserError(f"--{name}={text} is not a number; give one like 4/255 or 0.0157") from error
     if not 0 < value <= 1:

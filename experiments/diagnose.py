@@ -2,12 +2,13 @@
 
 import numpy as np
 
-from experiments import loading
+from experiments import attacking, loading
 from experiments.attacking import Job, MakeAttack
 from experiments.ledger import Table
 from nriqa_jax.attacks.diagnostics import AT_BUDGET, Checks
 from nriqa_jax.image import from_uint8
-from nriqa_jax.parallel import call, plan_units, run_attack
+from nriqa_jax.parallel import call, plan_units
+from nriqa_jax.types import CompositeAttack
 
 
 def checks_of(table: Table, details: Table, more_steps: float | None) -> Checks:
@@ -31,7 +32,7 @@ def more_steps(table: Table, job: Job, longer: MakeAttack) -> float | None:
     """How much further an attack with twice the steps comes than the run did, on its first batch.
 
     Returns:
-      Mean fall of the objective; None for attacks of one step, and where no image of the batch succeeded.
+      Mean fall of the objective; None for attacks of one step or of others, and where no image of the batch succeeded.
     """
     first = plan_units(list(job.images.sizes.values()), job.sizes.of)[:1]
     batch = next(loading.ahead(job.images, [first], job.replicas)) if first else None
@@ -39,9 +40,9 @@ def more_steps(table: Table, job: Job, longer: MakeAttack) -> float | None:
         return None
     scorers, images = job.replicas.on(batch.devices), from_uint8(batch.rows)
     attack = longer(batch, call(scorers.score, images))
-    if attack.steps == 1:
+    if isinstance(attack, CompositeAttack) or attack.steps < 2:
         return None
-    scores = run_attack(attack, scorers.score, images, job.keys(batch), gradient_fn=scorers.gradient).scores
+    scores = attacking.run(scorers, attack, images, job.keys(batch)).scores
     before = batch.send(job.replicas, np.array([float(table.rows[n]["score_adversarial_float"]) for n in batch.names]))
     falls = batch.fetch(attack.objective(before.astype(scores.dtype)) - attack.objective(scores))
     return float(np.mean(falls))

@@ -13,8 +13,20 @@ import inspect
 from functools import partial
 from pathlib import Path
 
-from experiments import attacking, cli, diagnose, ledger, pipeline, processes, report, settings, subjective, summary
-from experiments.catalog import ATTACKS
+from experiments import (
+    attack_flags,
+    attacking,
+    cli,
+    diagnose,
+    ledger,
+    pipeline,
+    processes,
+    report,
+    settings,
+    subjective,
+    summary,
+)
+from experiments.catalog import ATTACKS, BALL_ATTACKS
 from experiments.pages import figures
 from experiments.rank_targets import StageOne, check, stage_one, write_stage_one
 from experiments.ranking import tables
@@ -30,6 +42,7 @@ _PROBES = 10  # of how many steps one is spent on each probe
 class Config(StageOne, settings.Attack):
     """Settings of an attack on a ranking."""
 
+    attack: str = cli.flag("ifgsm", f"Attack:\n{attack_flags.describe(BALL_ATTACKS)}", BALL_ATTACKS)
     epsilon: str = cli.flag("0.005", "Radius of the perturbation, such as 4/255 or 0.005.")
     step_size: str = cli.flag("", "Size of a step, such as 1/255; by default a fifth of epsilon, as published.")
     method: str = cli.flag("sma", "The method whose ledger and images are those of the run.", METHODS)
@@ -84,7 +97,7 @@ def _presets(config: Config) -> Presets:
         rest["steps"] = max(steps - 2 * probe["steps"], 1)
         if "step_size" in accepted:
             probe["step_size"] = str(epsilon / probe["steps"])
-    return Presets(*(settings.preset(Config(**chosen)) for chosen in (whole, probe, rest)))
+    return Presets(*(attack_flags.preset(Config(**chosen)) for chosen in (whole, probe, rest)))
 
 
 def _mos(config: Config, images: list[str]) -> dict[str, float] | None:

@@ -1,7 +1,6 @@
 """The settings that scripts on a model and a folder of images share, and what they resolve to."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,12 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from experiments import batch_sizes, cli, ledger, weights
-from experiments.catalog import ATTACKS, MODELS
+from experiments.catalog import MODELS
 from experiments.loading import ImageSet
 from nriqa_jax.memory import rematerialize
 from nriqa_jax.models.model import Model, Preprocess, Variables
 from nriqa_jax.parallel import Replicas
-from nriqa_jax.types import Objective, StepwiseAttack
+from nriqa_jax.types import ScoreFn
 
 Partial = jax.tree_util.Partial
 PRECISIONS = ("highest", "tf32", "bf16")
@@ -38,8 +37,7 @@ class Common(cli.Machine):
 class Attack(Common):
     """Settings of every script that attacks images."""
 
-    attack: str = cli.flag("ifgsm", "Attack.", ATTACKS)
-    epsilon: str = cli.flag("4/255", "Radius of the perturbation, such as 4/255 or 0.0157.")
+    epsilon: str = cli.flag("", "Radius of the perturbation, such as 4/255 or 0.0157; by default the attack's own.")
     steps: int | None = cli.flag(None, "Number of gradient steps; by default the attack's own.")
     step_size: str = cli.flag("", "Size of a step, such as 1/255; by default the attack's own.")
     restarts: int | None = cli.flag(None, "Random starts, of which the best is kept per image.")
@@ -47,37 +45,23 @@ class Attack(Common):
     rematerialize: bool = cli.flag(False, "Save memory in gradients by computing more.")
 
 
-def preset(config: Attack, more: int = 1) -> Callable[[Objective], StepwiseAttack]:
-    """A function from an objective to the attack that the flags ask for, with ``more`` times its steps.
-
-    Raises:
-      cli.UserError: when a flag does not fit the attack.
-    """
-    make, accepted = ATTACKS[config.attack], inspect.signature(ATTACKS[config.attack]).parameters
-    step_size = cli.parse_epsilon(config.step_size, "step_size") if config.step_size else None
-    asked = {"steps": config.steps, "step_size": step_size, "restarts": config.restarts}
-    chosen = {name: value for name, value in asked.items() if value is not None}
-    for name, value in chosen.items():
-        if name not in accepted:
-            raise cli.UserError(f"--{name} does not apply to --attack={config.attack}")
-        if value < 1 and name != "step_size":
-            raise cli.UserError(f"--{name}={value} must be at least 1")
-    if more > 1 and "steps" in accepted:
-        chosen["steps"] = more * chosen.get("steps", accepted["steps"].default)
-    epsilon = cli.parse_epsilon(config.epsilon)
-    return lambda objective: make(objective, epsilon=epsilon, **chosen)
-
-
 class Scorers(NamedTuple):
     """A model as functions of images, with its weights as data.
 
     Attributes:
       score: in float32 with exact products; gives all reported scores.
-      gradient: what attacks differentiate, where it is another function.
+      gradient: what attacks differentiate, where it is the same in another precision.
+      surrogate: what attacks see instead of the model, where they are to carry over from another one.
     """
 
     score: Partial
     gradient: Partial | None = None
+    surrogate: ScoreFn | None = None
+
+    @property
+    def attacked(self) -> ScoreFn:
+        """What attacks compute gradients of."""
+        return self.surrogate or self.gradient or self.score
 
 
 class Loaded(NamedTuple):
@@ -150,7 +134,7 @@ def sizes_of_batches(config: Common, scorers: Scorers, images: ImageSet) -> batc
         default = batch_sizes.fixed(config.batch_size or 1)
     else:
         largest = max(images.sizes.values(), key=lambda size: size[0] * size[1])
-        default = batch_sizes.automatic(scorers.gradient or scorers.score, largest, len(cli.devices(config)))
+        default = batch_sizes.automatic(scorers.attacked, largest, len(cli.devices(config)))
     return batch_sizes.BatchSizes(Path(config.out) / "batch_sizes.json", default)
 
 

@@ -1,4 +1,7 @@
-"""What ``--weights`` may be: converted weights, a PyTorch checkpoint, ``random`` or ``embedded``."""
+"""What ``--weights`` may be: converted weights, a PyTorch checkpoint, ``random`` or ``embedded``.
+
+``--distance_weights``, of a full-reference distance, may be the same, but for ``embedded``.
+"""
 
 import hashlib
 from importlib import resources
@@ -8,9 +11,10 @@ from typing import NamedTuple
 import jax
 
 from experiments.cli import UserError
+from nriqa_jax.models.distance import Distance
 from nriqa_jax.models.model import Model, Variables
 from weights_convert import convert, store
-from weights_convert.rules import unflatten
+from weights_convert.rules import Owner, unflatten
 from weights_convert.torch_file import CheckpointError
 
 
@@ -28,6 +32,18 @@ class Weights(NamedTuple):
     model: Model
 
 
+class DistanceWeights(NamedTuple):
+    """Weights of a full-reference distance.
+
+    Attributes:
+      variables: the numbers.
+      sha256: of the file that they came from, or of random weights themselves.
+    """
+
+    variables: Variables
+    sha256: str
+
+
 def load(weights: str, model: Model, seed: int) -> Weights:
     """Weights of a model.
 
@@ -40,8 +56,7 @@ def load(weights: str, model: Model, seed: int) -> Weights:
       UserError: when there is no such file, or it does not fit the model.
     """
     if weights == "random":
-        variables = jax.jit(model.init)(jax.random.key(seed))
-        return Weights(variables, hashlib.sha256(store.serialize(variables, {})).hexdigest(), model)
+        return Weights(*_random(model, seed), model)
     path = _embedded(model) if weights == "embedded" else Path(weights)
     if not path.is_file():
         raise UserError(f"--weights={weights} is not a file; give a .safetensors or PyTorch file, random, or embedded")
@@ -54,6 +69,35 @@ def load(weights: str, model: Model, seed: int) -> Weights:
     except CheckpointError as error:
         raise UserError(f"--weights={error}") from error
     return Weights(jax.device_put(variables), hashlib.sha256(path.read_bytes()).hexdigest(), model)
+
+
+def load_distance(weights: str, distance: Distance, seed: int) -> DistanceWeights:
+    """Weights of a full-reference distance.
+
+    Args:
+      weights: path of a ``.safetensors`` or PyTorch file, or ``random``.
+      distance: what they must fit.
+      seed: seed of random weights.
+
+    Raises:
+      UserError: when there is no such file, or it does not fit the distance.
+    """
+    if weights == "random":
+        return DistanceWeights(*_random(distance, seed))
+    path = Path(weights)
+    if not path.is_file():
+        raise UserError(f"--distance_weights={weights} is not a file; give a .safetensors or PyTorch file, or random")
+    try:
+        read = store.load_variables if path.suffix == ".safetensors" else convert.load_torch
+        variables = read(path, distance)
+    except CheckpointError as error:
+        raise UserError(f"--distance_weights={error}") from error
+    return DistanceWeights(jax.device_put(variables), hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def _random(model: Owner, seed: int) -> tuple[Variables, str]:
+    variables = jax.jit(model.init)(jax.random.key(seed))
+    return variables, hashlib.sha256(store.serialize(variables, {})).hexdigest()
 
 
 def _embedded(model: Model) -> Path:

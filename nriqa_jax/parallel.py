@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, PyTree
 
-from nriqa_jax.types import AttackResult, Images, Keys, ScoreFn, StepwiseAttack
+from nriqa_jax.types import AttackResult, CompositeAttack, Images, Keys, Runner, ScoreFn, StepwiseAttack
 
 
 class Unit(NamedTuple):
@@ -104,7 +104,7 @@ def call(fn: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
 
 
 def run_attack(
-    attack: StepwiseAttack,
+    attack: StepwiseAttack | CompositeAttack,
     score_fn: ScoreFn,
     images: Images,
     keys: Keys,
@@ -115,7 +115,8 @@ def run_attack(
     """Attack a batch, compiling once per shape and kind of attack.
 
     Args:
-      attack: any attack made of steps; its real-valued settings may change without a new compilation.
+      attack: any attack made of steps; its real-valued settings may change without a new compilation. Or one made of
+        such attacks.
       score_fn: model under attack, which gives the reported scores.
       images: clean images.
       keys: one key per image.
@@ -125,6 +126,9 @@ def run_attack(
     """
     score_fn = _as_pytree(score_fn)
     gradient_fn = score_fn if gradient_fn is None else _as_pytree(gradient_fn)
+    if isinstance(attack, CompositeAttack):
+        run_part = partial(run_attack, gradient_fn=gradient_fn, fused=fused)
+        return attack.run_with(Runner(run_part, call), score_fn, images, keys)
     state = start(attack, gradient_fn, images, keys)
     if jax.default_backend() != "cpu" if fused is None else fused:
         state, losses = _steps(attack, gradient_fn, images, state)
@@ -133,7 +137,7 @@ def run_attack(
         for _ in range(attack.steps):
             state, loss = step(attack, gradient_fn, images, state)
             trace.append(loss)
-        losses = _stack(trace)
+        losses = _stack(trace) if trace else jnp.zeros((0, len(images)))
     return _finish(attack, score_fn, images, state, losses)
 
 

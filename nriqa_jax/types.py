@@ -47,13 +47,34 @@ class Perturbation(NamedTuple):
       project: ``(theta, images) -> theta``, the nearest (or a near) admissible point; it alone enforces the budget
         and the pixel range, so that no clipping enters the gradient.
       render: ``(theta, images) -> images``, differentiable.
-      used: ``theta -> [batch]``, the share of the budget that is used, in [0, 1].
+      used: ``theta -> [batch]``, the share of the budget that is used, in [0, 1]; 1 where there is no budget.
     """
 
     init: Callable[[Keys, Images], Theta]
     project: Callable[[Theta, Images], Theta]
     render: Callable[[Theta, Images], Images]
     used: Callable[[Theta], Float[Array, " batch"]]
+
+
+@runtime_checkable
+class Penalty(Protocol):
+    """What a change costs besides the objective: ``(theta, attacked, images) -> losses``, differentiable.
+
+    Distances that a perturbation set cannot enforce, such as SSIM or the roughness of a flow, enter an attack so.
+    """
+
+    def __call__(self, theta: Theta, attacked: Images, images: Images, /) -> Losses:
+        """The cost of each change."""
+        ...
+
+
+@runtime_checkable
+class View(Protocol):
+    """What a model is shown of attacked images at one step: some random views of each, whose losses are averaged."""
+
+    def __call__(self, images: Images, keys: Keys, /) -> Float[Array, "batch views height width 3"]:
+        """Transform each image by its own key; differentiable."""
+        ...
 
 
 class GradientHealth(NamedTuple):
@@ -120,6 +141,32 @@ class StepwiseAttack(Attack, Protocol):
 
     def finish(self, score_fn: ScoreFn, images: Images, state: PyTree, loss_trace: Array) -> AttackResult:
         """Result after the last step."""
+        ...
+
+
+class Runner(NamedTuple):
+    """How an attack that consists of others has its parts run.
+
+    Attributes:
+      attack: ``(attack, score_fn, images, keys) -> AttackResult``.
+      call: ``(fn, *arrays)``, a function of arrays.
+    """
+
+    attack: Callable[[Attack, ScoreFn, Images, Keys], AttackResult]
+    call: Callable[..., PyTree]
+
+
+@runtime_checkable
+class CompositeAttack(Protocol):
+    """An attack that consists of others, which it has run one after the other, and chooses per image."""
+
+    @property
+    def objective(self) -> Objective:
+        """What it minimises."""
+        ...
+
+    def run_with(self, runner: Runner, score_fn: ScoreFn, images: Images, keys: Keys) -> AttackResult:
+        """Run the parts, and choose."""
         ...
 
 

@@ -6,6 +6,9 @@ Takes a second or two. Reads zip and legacy files without torch and without runn
 transposes every tensor, and writes only if the result is exactly the variables of the model. The report
 ``cnniqa.conversion.json`` beside it says which tensor went where. Ends with the scores of an embedded photograph and of
 a blurred copy. With ``--verify`` and torch installed, the network is compared with PyTorch first.
+
+Full-reference distances (``lpips_vgg``, ``lpips_alex``, ``dists``) convert likewise. Their published files hold heads
+without a backbone; save ``lpips.LPIPS(net="vgg").state_dict()`` or the like, or torchvision's tensors beside them.
 """
 
 import dataclasses
@@ -18,29 +21,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from nriqa_jax.image import from_uint8
+from nriqa_jax.models.distance import Distance
 from nriqa_jax.models.model import Model
-from weights_convert import store, torch_graphs, verify
-from weights_convert.rules import CheckpointError, Conversion, expected_shapes, match_rules, unflatten
-from weights_convert.tables import LAYOUTS
+from weights_convert import smoke, store, torch_graphs, verify
+from weights_convert.rules import CheckpointError, Conversion, Owner, Problems, expected_shapes, match_rules, unflatten
+from weights_convert.tables import EVERY_LAYOUT
 from weights_convert.torch_file import read_tensors
 
 _SUFFIX = ".safetensors"
-_BLUR = 6.0  # pixels, which no one misses
 
 
 def convert_tensors(
-    tensors: Mapping[str, np.ndarray], model: Model, layout: str | None = None
+    tensors: Mapping[str, np.ndarray], model: Owner, layout: str | None = None
 ) -> tuple[str, Conversion]:
     """Convert tensors to the variables of a model.
 
     Args:
       tensors: arrays by dotted name, as from ``read_tensors``.
-      model: the model that the file must fit.
+      model: the model, or the distance, that the file must fit.
       layout: name of a rule table; by default the one that fits best.
 
     Returns:
@@ -50,10 +50,10 @@ def convert_tensors(
       CheckpointError: one message with everything that does not fit; also for a model without any layout.
       ValueError: for an unknown layout.
     """
-    layouts = LAYOUTS.get(model.name)
+    layouts = EVERY_LAYOUT.get(model.name)
     if layouts is None:
         raise CheckpointError(
-            f"no PyTorch layout of '{model.name}' is known; there are tables for: {', '.join(LAYOUTS)}"
+            f"no PyTorch layout of '{model.name}' is known; there are tables for: {', '.join(EVERY_LAYOUT)}"
         )
     if layout is not None and layout not in layouts:
         raise ValueError(f"{model.name} has no layout '{layout}'; it has: {', '.join(layouts)}")
@@ -63,12 +63,20 @@ def convert_tensors(
     names = [layout] if layout else list(layouts)
     attempts = [(name, *match_rules(layouts[name].rules, tensors, expected)) for name in names]
     name, conversion, problems = min(attempts, key=lambda attempt: attempt[2].count())
+    if isinstance(model, Distance) and _lacks_backbone(conversion, problems):
+        raise CheckpointError(f"it holds the heads of {model.name} alone; save the backbone's tensors beside them")
     if problems.count():
         raise CheckpointError(problems.message(f"the tensors do not fit {model.name} (layout {name})"))
     return name, conversion
 
 
-def load_torch(path: str | os.PathLike, model: Model, layout: str | None = None) -> dict[str, Any]:
+def _lacks_backbone(conversion: Conversion, problems: Problems) -> bool:
+    """Whether nothing but the backbone is missing, and all of it."""
+    heads = conversion.arrays and not any(path.startswith("params/net/") for path in conversion.arrays)
+    return bool(heads) and problems.count() == sum(path.startswith("params/net/") for path in problems.missing)
+
+
+def load_torch(path: str | os.PathLike, model: Owner, layout: str | None = None) -> dict[str, Any]:
     """Read a PyTorch checkpoint as nested variables, with the checks of a conversion, and write nothing.
 
     Raises:
@@ -80,12 +88,12 @@ def load_torch(path: str | os.PathLike, model: Model, layout: str | None = None)
 
 def in_unit_of(layout: str, model: Model) -> Model:
     """The model with the score range of weights in one of its layouts."""
-    score_range = LAYOUTS[model.name][layout].score_range
+    score_range = EVERY_LAYOUT[model.name][layout].score_range
     return model if score_range is None else model.with_score_range(score_range)
 
 
 def convert_file(
-    src: str | os.PathLike, dst: str | os.PathLike, model: Model, layout: str | None = None
+    src: str | os.PathLike, dst: str | os.PathLike, model: Owner, layout: str | None = None
 ) -> dict[str, Any]:
     """Convert a checkpoint file; ``dst`` and its report are written only when everything fits.
 
@@ -106,7 +114,7 @@ def convert_file(
     report_file = report_path(dst)
     name, conversion = convert_checkpoint(src, model, layout)
     origin = {"source_file": Path(src).name, "source_sha256": _sha256(Path(src).read_bytes()), "layout": name}
-    metadata = store.describe(in_unit_of(name, model)) | origin
+    metadata = store.describe(in_unit_of(name, model) if isinstance(model, Model) else model) | origin
     data = store.serialize(unflatten(conversion.arrays), metadata)
     report = metadata | {"file": Path(dst).name, "sha256": _sha256(data)} | _contents(conversion)
     Path(dst).parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +137,7 @@ def report_path(dst: str | os.PathLike) -> Path:
     return path.with_suffix(".conversion.json")
 
 
-def convert_checkpoint(path: str | os.PathLike, model: Model, layout: str | None = None) -> tuple[str, Conversion]:
+def convert_checkpoint(path: str | os.PathLike, model: Owner, layout: str | None = None) -> tuple[str, Conversion]:
     """Name of the layout and converted arrays of a file; arguments and errors are those of `load_torch`."""
     tensors = read_tensors(path)
     try:
@@ -162,7 +170,7 @@ def main(config: Any) -> int:
 
     if not Path(config.src).is_file():
         raise cli.UserError(f"--src={config.src} is not a file; give a PyTorch checkpoint")
-    model = catalog.MODELS[config.model]()
+    model: Owner = (catalog.MODELS.get(config.model) or catalog.DISTANCES[config.model])()
     try:
         report_path(config.dst)
         agreement = _verified(config, model) if config.verify else ""
@@ -176,24 +184,24 @@ def main(config: Any) -> int:
         raise cli.UserError(f"--dst={config.dst} cannot be written ({error.strerror or error})") from None
     count, numbers = len(report["tensors"]), report["total_elements"]
     print(f"{config.dst}: {report['model']}, layout {report['layout']}, {count} tensors, {numbers:,} numbers")
-    print(*filter(None, (agreement, _smoke(in_unit_of(report["layout"], model), config.dst))), sep="\n")
+    print(*filter(None, (agreement, _smoke(report["layout"], model, config.dst))), sep="\n")
     return 0
 
 
-def _verified(config: Any, model: Model) -> str:
+def _verified(config: Any, model: Owner) -> str:
     """How close the converted network is to PyTorch, as a sentence.
 
     Raises:
       CheckpointError: when it is not close.
       ValueError: when there is nothing to compare with.
     """
+    if not isinstance(model, Model) or model.name not in torch_graphs.GRAPHS:
+        known = ", ".join(torch_graphs.GRAPHS)
+        raise ValueError(f"--verify: there is no PyTorch network of {model.name}, only of {known}")
     tensors = read_tensors(config.src)
     _, conversion = convert_tensors(tensors, model, config.layout)
     try:
         found = verify.against_torch(model, tensors, conversion)
-    except KeyError:
-        known = ", ".join(torch_graphs.GRAPHS)
-        raise ValueError(f"--verify: there is no PyTorch network of {model.name}, only of {known}") from None
     except ModuleNotFoundError:
         raise ValueError("--verify needs PyTorch; pip install torch") from None
     differences = f"outputs differ by {found.outputs:.1e}, input gradients by {found.gradients:.1e} of their size"
@@ -202,20 +210,14 @@ def _verified(config: Any, model: Model) -> str:
     return f"as in PyTorch: {differences}"
 
 
-def _smoke(model: Model, path: str | os.PathLike) -> str:
-    """Scores of a photograph and of a blurred copy, as a sentence."""
-    from experiments import distortions, photographs
-
+def _smoke(layout: str, model: Owner, path: str | os.PathLike) -> str:
+    """What the converted weights say of a photograph, as a sentence."""
     try:
-        photograph = photographs.load()["astronaut"]
+        if isinstance(model, Distance):
+            return smoke.distances(model, path)
+        return smoke.scores(in_unit_of(layout, model), path)
     except ModuleNotFoundError:
         return "no photograph was scored: scikit-image, which brings one, is not installed"
-    pictures = np.stack([photograph, distortions.gaussian_blur(photograph, _BLUR)])
-    score = jax.jit(model.score_fn(model.prepare(jax.device_put(store.load_variables(path, model)))))
-    clean, blurred = (float(score(from_uint8(jnp.asarray(picture[None])))[0]) for picture in pictures)
-    low, high = model.score_range
-    better = "higher" if model.higher_is_better else "lower"
-    return f"scores ({low:g} to {high:g}, {better} is better): a photograph {clean:.4g}, strongly blurred {blurred:.4g}"
 
 
 def _run_command() -> None:
@@ -224,7 +226,7 @@ def _run_command() -> None:
 
     @dataclasses.dataclass(frozen=True)
     class Config:
-        model: str = cli.flag(cli.REQUIRED, "Model that the checkpoint belongs to.", choices=LAYOUTS)
+        model: str = cli.flag(cli.REQUIRED, "Model or distance that the checkpoint belongs to.", choices=EVERY_LAYOUT)
         src: str = cli.flag(cli.REQUIRED, "PyTorch checkpoint to read (.pth, .pt or .pkl).")
         dst: str = cli.flag(cli.REQUIRED, "File to write; its name ends in .safetensors.")
         layout: str | None = cli.flag(None, "Naming scheme of the checkpoint; by default the one that fits best.")

@@ -149,6 +149,25 @@ def swin_layer(source: str, target: str) -> tuple[Rule, ...]:
     )
 
 
+def to_vector(weight: np.ndarray) -> np.ndarray:
+    """(1, n, 1, 1) -> (n), for one weight a channel; other shapes are left alone."""
+    return weight.reshape(-1) if weight.ndim == 4 and weight.size == weight.shape[1] else weight
+
+
+def lpips(heads: str, copies: str) -> tuple[Rule, ...]:
+    """LPIPS with any backbone, named as in its slices or by torchvision.
+
+    The authors' networks list their heads a second time; ``heads`` is the pattern of the names that count.
+    """
+    return (
+        *layer(r"(?:net\.slice\d|features)\.(\d+)", r"net/conv\1"),
+        unused(r"classifier\..*"),
+        Rule(rf"{heads}(\d)\.model\.[01]\.weight", r"params/lin\1", to_vector),
+        unused(rf"{copies}\d\.model\.[01]\.weight"),
+        unused(r"scaling_layer\.(shift|scale)"),
+    )
+
+
 def unused(pattern: str) -> Rule:
     """Tensors that a checkpoint carries and the model has no use for."""
     return Rule(pattern, None)

@@ -14,11 +14,13 @@ import flax.traverse_util
 import jax
 import numpy as np
 
+from nriqa_jax.models.distance import Distance
 from nriqa_jax.models.model import Model
 from weights_convert.pickle_names import CheckpointError
 
 Transform = Callable[[np.ndarray], np.ndarray]
 Shapes = Mapping[str, jax.ShapeDtypeStruct]
+Owner = Model | Distance  # of weights
 
 CONTAINERS = ("model", "state_dict", "params")
 _WRAPPER = "module"  # what DataParallel puts in front of the names, at any depth
@@ -116,7 +118,7 @@ class Conversion:
     container: str
 
 
-def expected_shapes(model: Model) -> dict[str, jax.ShapeDtypeStruct]:
+def expected_shapes(model: Owner) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and element type of each variable of a model by path, without computing any."""
     return flatten(jax.eval_shape(model.init, jax.random.key(0)))
 

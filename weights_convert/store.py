@@ -15,15 +15,23 @@ import safetensors
 import safetensors.numpy
 
 import nriqa_jax
+from nriqa_jax.models.distance import Distance
 from nriqa_jax.models.model import Model
 from weights_convert.pickle_names import CheckpointError
-from weights_convert.rules import Problems, compare, expected_shapes, flatten, unflatten
+from weights_convert.rules import Owner, Problems, compare, expected_shapes, flatten, unflatten
 
 _KEY = "nriqa_jax"
 
 
-def describe(model: Model) -> dict[str, Any]:
-    """Metadata that follow from the model alone."""
+def describe(model: Owner) -> dict[str, Any]:
+    """Metadata that follow from the model or the distance alone."""
+    if isinstance(model, Distance):
+        return {
+            "model": model.name,
+            "code_licence": model.code_licence,
+            "weights_licence": model.weights_licence,
+            "nriqa_jax": nriqa_jax.__version__,
+        }
     return {
         "model": model.name,
         "score_range": list(model.score_range),
@@ -77,8 +85,8 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     return _read(path, arrays=False)[0]
 
 
-def load_variables(path: str | os.PathLike, model: Model) -> dict[str, Any]:
-    """Read the variables of a model.
+def load_variables(path: str | os.PathLike, model: Owner) -> dict[str, Any]:
+    """Read the variables of a model or a distance.
 
     Args:
       path: a file written by ``save_variables``.

@@ -4,6 +4,7 @@ from weights_convert.pieces import (
     clip_vit,
     contained,
     layer,
+    lpips,
     norm,
     prelu,
     resnet,
@@ -11,6 +12,7 @@ from weights_convert.pieces import (
     scnn,
     swin_layer,
     to_kernel,
+    to_vector,
     unused,
     vgg16,
     vit,
@@ -95,6 +97,17 @@ SPAQ_MTS = (
 LIQE = (*clip_vit(), unused("input_resolution|context_length|vocab_size"))
 LIQE_LAYOUTS = {"original": Layout(LIQE), "pyiqa": Layout(clip_vit(r"clip_model\."))}
 
+# Zhang et al., CVPR 2018, and pyiqa: heads stand in a state dict as `lin0` and again in the list `lins`.
+LPIPS_LAYOUTS = {"original": Layout(lpips("lin", r"lins\.")), "lists": Layout(lpips(r"lins\.", "lin"))}
+
+# Ding et al., TPAMI 2020, and pyiqa; or their two vectors beside torchvision's backbone.
+DISTS = (
+    *layer(r"(?:stage\d|features)\.(\d+)", r"net/conv\1"),
+    unused(r"classifier\..*"),
+    Rule("alpha|beta", r"params/\g<0>", to_vector),
+    unused(r"mean|std|stage\d\.\d+\.filter"),
+)
+
 LAYOUTS: dict[str, dict[str, Layout]] = {
     "cnniqa": {"original": Layout(CNNIQA)},
     # The first of two that fit equally well counts, so the one that wants a container comes first.
@@ -110,3 +123,12 @@ LAYOUTS: dict[str, dict[str, Layout]] = {
     **{f"spaq_{kind}": {"original": Layout(SPAQ)} for kind in ("bl", "mta", "mte")},
     "spaq_mts": {"original": Layout(SPAQ_MTS)},
 }
+
+# Of full-reference distances, which have no range of scores.
+DISTANCE_LAYOUTS: dict[str, dict[str, Layout]] = {
+    "dists": {"original": Layout(DISTS)},
+    "lpips_alex": LPIPS_LAYOUTS,
+    "lpips_vgg": LPIPS_LAYOUTS,
+}
+
+EVERY_LAYOUT = LAYOUTS | DISTANCE_LAYOUTS

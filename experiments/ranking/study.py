@@ -14,8 +14,8 @@ from experiments.rank_targets import Found, Scale
 from experiments.score_images import score_set
 from nriqa_jax.attacks import objectives
 from nriqa_jax.attacks.between import Between
-from nriqa_jax.attacks.gradient import starting_from
 from nriqa_jax.attacks.reachable import Reach, targets_within
+from nriqa_jax.attacks.restarts import starting_from
 from nriqa_jax.image import from_uint8
 from nriqa_jax.parallel import call
 from nriqa_jax.types import Images, Objective, Scores, StepwiseAttack

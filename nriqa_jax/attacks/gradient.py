@@ -7,6 +7,7 @@ several times faster on CPUs, while accelerators prefer one fused program. `run`
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from nriqa_jax.attacks.perturbations import starting_at
 from nriqa_jax.types import (
     AttackResult,
     GradientHealth,
@@ -22,11 +22,13 @@ from nriqa_jax.types import (
     Keys,
     Losses,
     Objective,
+    Penalty,
     Perturbation,
     ScoreFn,
     Scores,
     StepwiseAttack,
     Theta,
+    View,
 )
 
 
@@ -45,6 +47,7 @@ class State(NamedTuple):
 
     theta: Theta
     rule: optax.OptState
+    keys: Keys
     best_theta: Theta
     best_loss: Losses
     zero: Float[Array, " batch"]
@@ -56,15 +59,19 @@ class State(NamedTuple):
 class GradientAttack:
     """A gradient attack; also its own configuration.
 
-    Everything but ``steps`` and ``keep_best`` is pytree data: a sweep over epsilon or step size compiles once.
+    Everything but ``steps`` and ``keep_best`` is pytree data: a sweep over epsilon or step size compiles once. Update
+    rules get the losses as ``value``, the images as ``images``, a key per image as ``keys``, ``project`` of the
+    perturbation, and ``gradient``, the gradient anywhere else at the same step.
 
     Attributes:
       objective: what to minimise.
       perturbation: where the attack may go.
       update_rule: pytree callable that makes the optax transformation, such as ``Partial(optax.adam, 0.01)``.
-        It is updated with the extra arguments ``value`` (the losses) and ``project``.
       steps: number of gradient steps.
       keep_best: return, per image, the iterate of lowest loss instead of the last one.
+      penalty: added to the objective.
+      view: what the model is shown at a step, instead of the attacked images themselves.
+      look_ahead: ``(theta, state of the rule) -> theta``, where to take the gradient, if not at theta.
     """
 
     objective: Objective
@@ -72,6 +79,9 @@ class GradientAttack:
     update_rule: Callable[[], optax.GradientTransformation]
     steps: int = dataclasses.field(metadata={"static": True})
     keep_best: bool = dataclasses.field(default=False, metadata={"static": True})
+    penalty: Penalty | None = None
+    view: View | None = None
+    look_ahead: Callable[[Theta, optax.OptState], Theta] | None = None
 
     def __call__(self, score_fn: ScoreFn, images: Images, keys: Keys) -> AttackResult:
         """Attack a batch as one program."""
@@ -82,22 +92,30 @@ class GradientAttack:
         del score_fn
         theta = self.perturbation.project(self.perturbation.init(keys, images), images)
         none = jnp.zeros(len(images))
-        return State(theta, self._rule().init(theta), theta, none + jnp.inf, none, none.astype(jnp.int32))
+        rule, keys = self._rule().init(theta), _next_keys(keys)
+        return State(theta, rule, keys, theta, none + jnp.inf, none, none.astype(jnp.int32))
 
     def step(self, score_fn: ScoreFn, images: Images, state: State) -> tuple[State, Losses]:
         """One gradient step and projection."""
-        losses, grads = self._losses_and_gradients(score_fn, images, state.theta)
+        gradient = partial(self._losses_and_gradients, score_fn, images, state.keys)
+        losses, grads = gradient(self.look_ahead(state.theta, state.rule) if self.look_ahead else state.theta)
         zero, nonfinite = _per_image_mean(grads, lambda g: g == 0), _per_image_sum(grads, lambda g: ~jnp.isfinite(g))
-        # A NaN would freeze its pixel for good through sign() and momentum; it is counted, and not followed.
-        grads = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0.0), grads)
         updates, rule = self._rule().update(
-            grads, state.rule, state.theta, value=losses, project=lambda theta: self.perturbation.project(theta, images)
+            _finite(grads),
+            state.rule,
+            state.theta,
+            value=losses,
+            images=images,
+            keys=state.keys,
+            project=lambda theta: self.perturbation.project(theta, images),
+            gradient=lambda theta: _finite(gradient(theta)[1]),
         )
         theta = self.perturbation.project(optax.apply_updates(state.theta, updates), images)
         better = losses < state.best_loss
         state = State(
             theta=theta,
             rule=rule,
+            keys=_next_keys(state.keys),
             best_theta=select(better, state.theta, state.best_theta),
             best_loss=jnp.where(better, losses, state.best_loss),
             zero=state.zero + zero / self.steps,
@@ -110,7 +128,8 @@ class GradientAttack:
         theta, queries = state.theta, self.steps + 1
         scores = score_fn(self._render(theta, images))
         if self.keep_best:
-            theta = select(self.objective(scores) <= state.best_loss, theta, state.best_theta)
+            last_loss = self.objective(scores) + self._penalty(theta, self._render(theta, images), images)
+            theta = select(last_loss <= state.best_loss, theta, state.best_theta)
             scores, queries = score_fn(self._render(theta, images)), queries + 1
         health = GradientHealth(self.perturbation.used(theta), state.zero, state.nonfinite)
         return AttackResult(self._render(theta, images), scores, loss_trace, jnp.full(len(images), queries), health)
@@ -122,76 +141,26 @@ class GradientAttack:
         # Outside the loss: removes the last-digit excess of float32 sums.
         return jnp.clip(self.perturbation.render(theta, images), 0.0, 1.0)
 
-    def _losses_and_gradients(self, score_fn: ScoreFn, images: Images, theta: Theta) -> tuple[Losses, Theta]:
+    def _losses_and_gradients(
+        self, score_fn: ScoreFn, images: Images, keys: Keys, theta: Theta
+    ) -> tuple[Losses, Theta]:
         def total(theta: Theta) -> tuple[Array, Losses]:
-            losses = self.objective(score_fn(self.perturbation.render(theta, images)))
+            attacked = self.perturbation.render(theta, images)
+            losses = self._objective_of_views(score_fn, attacked, keys) + self._penalty(theta, attacked, images)
             return jnp.sum(losses), losses
 
         (_, losses), grads = jax.value_and_grad(total, has_aux=True)(theta)
         return losses, grads
 
+    def _objective_of_views(self, score_fn: ScoreFn, attacked: Images, keys: Keys) -> Losses:
+        if self.view is None:
+            return self.objective(score_fn(attacked))
+        views = self.view(attacked, keys)
+        scores = score_fn(views.reshape(-1, *views.shape[2:])).reshape(views.shape[:2])
+        return jnp.mean(jax.vmap(self.objective, 1, 1)(scores), axis=1)
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Restarts:
-    """The same attack from several random starts, as one more vectorised axis; keeps the best result per image.
-
-    Attributes:
-      attack: attack with a random start.
-      restarts: number of starts.
-    """
-
-    attack: GradientAttack
-    restarts: int = dataclasses.field(metadata={"static": True})
-
-    @property
-    def objective(self) -> Objective:
-        """Objective of the attack."""
-        return self.attack.objective
-
-    @property
-    def steps(self) -> int:
-        """Number of steps of each start."""
-        return self.attack.steps
-
-    def __call__(self, score_fn: ScoreFn, images: Images, keys: Keys) -> AttackResult:
-        """Attack a batch as one program."""
-        return run(self, score_fn, images, keys)
-
-    def init(self, score_fn: ScoreFn, images: Images, keys: Keys) -> State:
-        """States of all starts, stacked on a new first axis."""
-        fold = jax.vmap(jax.random.fold_in, (0, None))
-        starts = jax.vmap(fold, (None, 0))(keys, jnp.arange(self.restarts))
-        return jax.vmap(lambda keys: self.attack.init(score_fn, images, keys))(starts)
-
-    def step(self, score_fn: ScoreFn, images: Images, state: State) -> tuple[State, Float[Array, "restarts batch"]]:
-        """One step of every start."""
-        return jax.vmap(lambda state: self.attack.step(score_fn, images, state))(state)
-
-    def finish(self, score_fn: ScoreFn, images: Images, state: State, loss_trace: Array) -> AttackResult:
-        """The best start of each image."""
-        finish = jax.vmap(lambda state, trace: self.attack.finish(score_fn, images, state, trace), (0, 1))
-        results = finish(state, loss_trace)
-        best = jnp.argmin(jax.vmap(self.objective)(results.scores), axis=0)
-        pick = jax.vmap(lambda values, start: values[start], (1, 0))
-        return AttackResult(
-            images=pick(results.images, best),
-            scores=pick(results.scores, best),
-            loss_trace=jnp.moveaxis(pick(jnp.moveaxis(results.loss_trace, 1, 2), best), 0, 1),
-            queries=jnp.sum(results.queries, axis=0),
-            health=jax.tree.map(lambda values: pick(values, best), results.health),
-        )
-
-
-def starting_from(attack: GradientAttack | Restarts, versions: Images) -> GradientAttack:
-    """An attack that goes on where an earlier one ended; from one start, even if it would have had several.
-
-    Args:
-      attack: attack whose changes are additive.
-      versions: what the earlier attack made of the images.
-    """
-    inner = attack.attack if isinstance(attack, Restarts) else attack
-    return dataclasses.replace(inner, perturbation=starting_at(inner.perturbation, versions))
+    def _penalty(self, theta: Theta, attacked: Images, images: Images) -> Losses | float:
+        return 0.0 if self.penalty is None else self.penalty(theta, attacked, images)
 
 
 def select(condition: Array, accepted: Theta, rejected: Theta) -> Theta:
@@ -201,6 +170,15 @@ def select(condition: Array, accepted: Theta, rejected: Theta) -> Theta:
         return jnp.where(condition.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
 
     return jax.tree.map(choose, accepted, rejected)
+
+
+def _next_keys(keys: Keys) -> Keys:
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
+
+
+def _finite(grads: Theta) -> Theta:
+    """Gradients without what a NaN would do: freeze its pixel for good, through sign() and momentum."""
+    return jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0.0), grads)
 
 
 def _per_image_sum(tree: Theta, predicate: Callable[[Array], Array]) -> Int[Array, " batch"]:

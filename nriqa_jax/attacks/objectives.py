@@ -42,6 +42,15 @@ def move_away(clean: Scores, low: float, high: float) -> Objective:
     return push(jnp.where(clean < 0.5 * (low + high), 1.0, -1.0))
 
 
+def change(clean: Scores) -> Objective:
+    """Bring each score as far from the clean one as possible, up or down; up where it has not moved yet.
+
+    Args:
+      clean: scores of the unperturbed images.
+    """
+    return Partial(_far_from, clean)
+
+
 def push(directions: Scores) -> Objective:
     """Push each score in its own direction: up where that is positive, down where it is negative."""
     return Partial(_towards, directions)
@@ -52,8 +61,25 @@ def reach_target(targets: Scores | float) -> Objective:
     return Partial(_squared_distance, targets)
 
 
+def per_range(objective: Objective, low: float, high: float) -> Objective:
+    """The same objective in units of the score range, where it is weighed against something else.
+
+    Attacks that follow signs of gradients do not change. Those with a penalty, or with Adam, whose ``eps`` is not small
+    against gradients of a model that scores in 0..1, are published for a loss of ``1 - score / (high - low)``.
+    """
+    return Partial(_scaled, objective, 1.0 / abs(high - low))
+
+
+def _scaled(objective: Objective, factor: Float[Array, ""] | float, scores: Scores) -> Losses:
+    return factor * objective(scores)
+
+
 def _towards(direction: Float[Array, "#batch"] | Float[Array, ""] | float, scores: Scores) -> Losses:
     return -direction * scores
+
+
+def _far_from(clean: Scores, scores: Scores) -> Losses:
+    return jnp.where(scores >= clean, clean - scores, scores - clean)
 
 
 def _squared_distance(targets: Scores | Float[Array, ""] | float, scores: Scores) -> Losses:

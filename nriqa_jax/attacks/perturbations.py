@@ -1,18 +1,19 @@
 """Perturbation sets: where an attack may go, as ``init``, ``project``, ``render`` and ``used``.
 
 Here ``theta`` is the additive change itself, of the shape of the images. The pixel range is enforced by ``project``
-alone: `render` does not clip, since a clip inside the loss loses gradients at saturated pixels.
+alone: `render` does not clip, since a clip inside the loss loses gradients at saturated pixels. A radius is one number
+for all images, or one per image.
 """
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from nriqa_jax.types import Images, Keys, Perturbation
 
 Delta = Float[Array, "batch height width 3"]
-Radius = Float[Array, ""] | float
+Radius = Float[Array, ""] | Float[Array, " batch"] | float
 
 
 def linf(epsilon: Radius, *, random_start: bool = False) -> Perturbation:
@@ -40,6 +41,43 @@ def l2(epsilon: Radius, *, random_start: bool = False) -> Perturbation:
     return Perturbation(start, Partial(_project_l2, epsilon), Partial(_add), Partial(_used_l2, epsilon))
 
 
+def rmse(epsilon: Radius, shrink: float = 0.0005) -> Perturbation:
+    """The root of the mean squared change of an image is at most ``epsilon`` (MADC, Wang & Simoncelli 2008).
+
+    The projection takes steps of one size for all changed pixels, as the published attack does, so that small changes
+    vanish and large ones stay; steps are few where attack steps are small.
+
+    Args:
+      epsilon: radius, in units of the pixel range [0, 1].
+      shrink: size of a step back, in the same units.
+    """
+    return Perturbation(
+        Partial(_zero_start), Partial(_project_rmse, epsilon, shrink), Partial(_add), Partial(_used_rmse, epsilon)
+    )
+
+
+def linf_by_steps(epsilon: Radius, shrink: float = 0.001) -> Perturbation:
+    """The L-infinity ball, with a projection that steps back until inside it (MADC of NIC-RobustBench).
+
+    Values that are too far go back by as many steps as it takes, each on its own, and so end up to a step inside.
+
+    Args:
+      epsilon: radius, in units of the pixel range [0, 1].
+      shrink: size of a step back, in the same units.
+    """
+    return linf(epsilon)._replace(project=Partial(_step_back_into_linf, epsilon, shrink))
+
+
+def anywhere() -> Perturbation:
+    """Any image: only the pixel range bounds the change. For attacks whose penalty keeps it small."""
+    return Perturbation(Partial(_zero_start), Partial(_project_range), Partial(_add), Partial(_used_unbounded))
+
+
+def within(epsilon: Radius | None) -> Perturbation:
+    """The L-infinity ball, or any image where there is no radius."""
+    return anywhere() if epsilon is None else linf(epsilon)
+
+
 def starting_at(perturbation: Perturbation, versions: Images) -> Perturbation:
     """The same set of additive changes, entered at versions of the images that an earlier attack found."""
     return perturbation._replace(init=Partial(_given_start, versions))
@@ -48,6 +86,16 @@ def starting_at(perturbation: Perturbation, versions: Images) -> Perturbation:
 def image_norm(delta: Delta) -> Float[Array, "batch 1 1 1"]:
     """Euclidean norm of each image of a batch, kept broadcastable."""
     return jnp.sqrt(jnp.sum(delta**2, axis=(1, 2, 3), keepdims=True))
+
+
+def per_image(value: Radius) -> Float[Array, "#batch 1 1 1"]:
+    """One number for all images, or one per image, broadcastable against images."""
+    return jnp.reshape(value, (-1, 1, 1, 1))
+
+
+def root_mean_square(delta: Delta) -> Float[Array, " batch"]:
+    """Root of the mean squared change of each image."""
+    return jnp.sqrt(jnp.mean(delta**2, axis=(1, 2, 3)))
 
 
 def _zero_start(keys: Keys, images: Images) -> Delta:
@@ -62,7 +110,7 @@ def _given_start(versions: Images, keys: Keys, images: Images) -> Delta:
 
 def _uniform_start(epsilon: Radius, keys: Keys, images: Images) -> Delta:
     draw = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:], images.dtype, -1.0, 1.0))
-    return epsilon * draw(keys)
+    return per_image(epsilon) * draw(keys)
 
 
 def _random_direction_start(epsilon: Radius, keys: Keys, images: Images) -> Delta:
@@ -72,15 +120,51 @@ def _random_direction_start(epsilon: Radius, keys: Keys, images: Images) -> Delt
         return jax.random.normal(direction, shape, images.dtype), jax.random.uniform(radius, (1, 1, 1), images.dtype)
 
     direction, fraction = jax.vmap(draw)(keys)
-    return epsilon * fraction * direction / image_norm(direction)
+    return per_image(epsilon) * fraction * direction / image_norm(direction)
 
 
 def _project_linf(epsilon: Radius, theta: Delta, images: Images) -> Delta:
-    return jnp.clip(theta, jnp.maximum(-epsilon, -images), jnp.minimum(epsilon, 1.0 - images))
+    radius = per_image(epsilon)
+    return jnp.clip(theta, jnp.maximum(-radius, -images), jnp.minimum(radius, 1.0 - images))
 
 
 def _project_l2(epsilon: Radius, theta: Delta, images: Images) -> Delta:
-    theta = theta * jnp.minimum(1.0, epsilon / jnp.maximum(image_norm(theta), 1e-12))
+    theta = theta * jnp.minimum(1.0, per_image(epsilon) / jnp.maximum(image_norm(theta), 1e-12))
+    return _project_range(theta, images)
+
+
+def _project_rmse(epsilon: Radius, shrink: Radius, theta: Delta, images: Images) -> Delta:
+    radius, start = jnp.reshape(epsilon, -1), jnp.max(jnp.abs(theta), axis=(1, 2, 3))
+
+    def active(step: Array, theta: Delta) -> Bool[Array, " batch"]:
+        return (root_mean_square(theta) > radius) & (step * shrink < start)
+
+    def back(carry: tuple[Array, Delta]) -> tuple[Array, Delta]:
+        step, theta = carry
+        shrunk = _project_range(theta - shrink * jnp.sign(theta), images)
+        return step + 1, jnp.where(active(step, theta)[:, None, None, None], shrunk, theta)
+
+    _, theta = jax.lax.while_loop(lambda carry: jnp.any(active(*carry)), back, (jnp.zeros((), jnp.int32), theta))
+    # Changes below one step swing around 0 for ever: within a radius that small, they are scaled.
+    return _project_range(theta * per_image(jnp.minimum(1.0, radius / _positive(root_mean_square(theta)))), images)
+
+
+def _step_back_into_linf(epsilon: Radius, shrink: Radius, theta: Delta, images: Images) -> Delta:
+    def back(steps: Array, theta: Delta) -> Delta:
+        return theta - steps * shrink * jnp.sign(theta)
+
+    def excess(theta: Delta) -> Delta:
+        return jnp.maximum(jnp.abs(theta) - per_image(epsilon), 0.0)
+
+    theta = _project_range(back(excess(theta) > 0, theta), images)  # later steps stay in the pixel range
+    return _project_linf(epsilon, back(jnp.ceil(excess(theta) / shrink), theta), images)
+
+
+def _positive(norms: Float[Array, " batch"]) -> Float[Array, " batch"]:
+    return jnp.maximum(norms, 1e-12)
+
+
+def _project_range(theta: Delta, images: Images) -> Delta:
     return jnp.clip(theta, -images, 1.0 - images)
 
 
@@ -94,3 +178,11 @@ def _used_linf(epsilon: Radius, theta: Delta) -> Float[Array, " batch"]:
 
 def _used_l2(epsilon: Radius, theta: Delta) -> Float[Array, " batch"]:
     return image_norm(theta)[:, 0, 0, 0] / epsilon
+
+
+def _used_rmse(epsilon: Radius, theta: Delta) -> Float[Array, " batch"]:
+    return root_mean_square(theta) / epsilon
+
+
+def _used_unbounded(theta: Delta) -> Float[Array, " batch"]:
+    return jnp.ones(len(theta))

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from nriqa_jax.attacks import update_rules
-from nriqa_jax.attacks.gradient import GradientAttack, Restarts
+from nriqa_jax.attacks.gradient import GradientAttack
 from nriqa_jax.attacks.perturbations import Radius, l2, linf
+from nriqa_jax.attacks.restarts import Restarts
 from nriqa_jax.types import Objective
 
 EPSILON = 4 / 255

@@ -12,15 +12,15 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from nriqa_jax.attacks.gradient import select
-from nriqa_jax.attacks.perturbations import Delta, image_norm
+from nriqa_jax.attacks.perturbations import Delta, Radius, image_norm, per_image
 from nriqa_jax.types import Losses
 
-Size = Float[Array, ""] | float
+Size = Radius
 
 
 def sign_descent(step_size: Size) -> optax.GradientTransformation:
     """Step against the sign of the gradient (FGSM, Goodfellow et al. 2015; I-FGSM, Kurakin et al. 2017)."""
-    return optax.chain(_per_leaf(jnp.sign), optax.scale(-step_size))
+    return optax.chain(_per_leaf(jnp.sign), steps_of(step_size))
 
 
 def momentum_sign_descent(step_size: Size, decay: Size) -> optax.GradientTransformation:
@@ -35,7 +35,17 @@ def raw_momentum_sign_descent(step_size: Size, decay: Size) -> optax.GradientTra
 
 def unit_l2_descent(step_size: Size) -> optax.GradientTransformation:
     """Step of length ``step_size`` in the Euclidean norm of each image (L2 PGD, Madry et al. 2018)."""
-    return optax.chain(_per_leaf(lambda g: g / jnp.maximum(image_norm(g), 1e-12)), optax.scale(-step_size))
+    return optax.chain(_per_leaf(lambda g: g / jnp.maximum(image_norm(g), 1e-12)), steps_of(step_size))
+
+
+def adam_descent(step_size: Size) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba, ICLR 2015), by one step size for all images or one per image."""
+    return optax.chain(optax.scale_by_adam(), steps_of(step_size))
+
+
+def steps_of(step_size: Size) -> optax.GradientTransformation:
+    """Go against the direction so far, by one step size for all images or one per image."""
+    return _per_leaf(lambda direction: -per_image(step_size) * direction)
 
 
 class ApgdState(NamedTuple):

@@ -1,0 +1,171 @@
+"""Attacks that consist of others: the strongest of several, and those whose strength is found for each image.
+
+They run their parts one after the other and choose per image, on the pixels that a file would hold: rounded to 8 bits
+toward the clean image, since the order of two results can change there.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from nriqa_jax.attacks.gradient import run, select
+from nriqa_jax.image import from_uint8, quantize_toward, to_uint8
+from nriqa_jax.types import (
+    Attack,
+    AttackResult,
+    CompositeAttack,
+    GradientHealth,
+    Images,
+    Keys,
+    Objective,
+    Runner,
+    ScoreFn,
+)
+
+Knob = Float[Array, " batch"]
+Cost = Callable[[Images, Images], Float[Array, " batch"]]
+
+
+def run_any(attack: Any, score_fn: ScoreFn, images: Images, keys: Keys) -> AttackResult:
+    """Run an attack of any kind as one program or, if it consists of others, as one program each."""
+    if isinstance(attack, CompositeAttack):
+        return attack.run_with(PLAIN, score_fn, images, keys)
+    return run(attack, score_fn, images, keys)
+
+
+def _call(fn: Callable[..., Any], *arrays: Any) -> Any:
+    return fn(*arrays)
+
+
+PLAIN = Runner(run_any, _call)
+
+
+@dataclasses.dataclass(frozen=True)
+class Strongest:
+    """Several attacks, of which each image keeps the result of lowest objective; for what none can be trusted to find.
+
+    The idea is AutoAttack's (Croce & Hein, ICML 2020). The members decide the budget: give all the same.
+
+    Attributes:
+      objective: what decides; the members may have others, such as both directions of a score.
+      members: the attacks.
+    """
+
+    objective: Objective
+    members: tuple[Attack, ...]
+
+    def __call__(self, score_fn: ScoreFn, images: Images, keys: Keys) -> AttackResult:
+        """Attack a batch."""
+        return self.run_with(PLAIN, score_fn, images, keys)
+
+    def run_with(self, runner: Runner, score_fn: ScoreFn, images: Images, keys: Keys) -> AttackResult:
+        """Run the members, and choose."""
+        found = (runner.attack(member, score_fn, images, keys) for member in self.members)
+        results = [_saved(runner, result, score_fn, images) for result in found]
+        best, *others = results
+        for other in others:
+            loss, lowest = self.objective(other.scores), self.objective(best.scores)
+            best = _choose((loss < lowest) | jnp.isnan(lowest), other, best)
+        traces = jnp.concatenate([jnp.atleast_2d(result.loss_trace) for result in results])
+        queries = jnp.sum(jnp.stack([result.queries for result in results]), axis=0)
+        return best._replace(loss_trace=traces, queries=queries)
+
+
+@dataclasses.dataclass(frozen=True)
+class Matched:
+    """An attack at the strength that costs each image the same: its knob is found by bisection.
+
+    Attacks can then be compared at equal visible change. Each image keeps the result of the largest cost within the
+    limit, or that of the smallest cost if no strength stays within.
+
+    Attributes:
+      objective: of the attack.
+      make: from a knob per image to an attack, such as ``lambda knob: korhonen(objective, step_size=knob)``.
+      cost: visible change ``(attacked, images) -> [batch]``, growing with the knob; see `nriqa_jax.metrics.fidelity`.
+      limit: largest accepted cost.
+      low: smallest knob, > 0.
+      high: largest knob.
+      rounds: number of bisections, each a run of the attack.
+    """
+
+    objective: Objective
+    make: Callable[[Knob], Any]
+    cost: Cost
+    limit: float
+    low: float
+    high: float
+    rounds: int = 8
+
+    def __call__(self, score_fn: ScoreFn, images: Images, keys: Keys) -> AttackResult:
+        """Attack a batch."""
+        return self.run_with(PLAIN, score_fn, images, keys)
+
+    def run_with(self, runner: Runner, score_fn: ScoreFn, images: Images, keys: Keys) -> AttackResult:
+        """Run the attack at several strengths, and choose."""
+        low, high = jnp.full(len(images), self.low), jnp.full(len(images), self.high)
+        knob, queries, best = low, jnp.zeros(len(images), jnp.int32), None
+        for _ in range(self.rounds + 1):  # the first one with the lowest knob
+            result = _saved(runner, runner.attack(self.make(knob), score_fn, images, keys), score_fn, images)
+            cost = runner.call(self.cost, result.images, images)
+            fits, queries = cost <= self.limit, queries + result.queries
+            if best is None:
+                best, best_cost = result, cost
+            else:
+                # Among costs within the limit the largest wins; beyond it, the smallest.
+                better = jnp.where(fits, (cost > best_cost) | (best_cost > self.limit), cost < best_cost)
+                trace = jnp.where(better, result.loss_trace, best.loss_trace)
+                best = _choose(better, result, best)._replace(loss_trace=trace)
+                best_cost = jnp.where(better, cost, best_cost)
+            low, high = jnp.where(fits, knob, low), jnp.where(fits, high, knob)
+            knob = jnp.sqrt(low * high)
+        assert best is not None
+        return best._replace(queries=queries)
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """An attack whose knob is a function of the image.
+
+    Attributes:
+      objective: of the attack.
+      make: from a knob per image to an attack.
+      knob: ``images -> [batch]``.
+    """
+
+    objective: Objective
+    make: Callable[[Knob], Any]
+    knob: Callable[[Images], Knob]
+
+    def __call__(self, score_fn: ScoreFn, images: Images, keys: Keys) -> AttackResult:
+        """Attack a batch."""
+        return self.run_with(PLAIN, score_fn, images, keys)
+
+    def run_with(self, runner: Runner, score_fn: ScoreFn, images: Images, keys: Keys) -> AttackResult:
+        """Run the attack with the knobs of the images."""
+        return runner.attack(self.make(runner.call(self.knob, images)), score_fn, images, keys)
+
+
+def _saved(runner: Runner, result: AttackResult, score_fn: ScoreFn, images: Images) -> AttackResult:
+    """A result as its files hold it."""
+    rounded, scores = runner.call(_rounded, score_fn, result.images, images)
+    return result._replace(images=rounded, scores=scores, queries=result.queries + 1)
+
+
+def _rounded(score_fn: ScoreFn, attacked: Images, images: Images) -> tuple[Images, Float[Array, " batch"]]:
+    rounded = from_uint8(quantize_toward(attacked, to_uint8(images)))
+    return rounded, score_fn(rounded)
+
+
+def _choose(better: Bool[Array, " batch"], other: AttackResult, best: AttackResult) -> AttackResult:
+    images, scores = select(better, (other.images, other.scores), (best.images, best.scores))
+    health = select(better, _health(other), _health(best))
+    return best._replace(images=images, scores=scores, health=health)
+
+
+def _health(result: AttackResult) -> GradientHealth:
+    """That of attacks without gradients is unknown, but for their gradients: they have none to mistrust."""
+    unknown = jnp.full(len(result.images), jnp.nan)
+    return result.health or GradientHealth(unknown, unknown, jnp.zeros(len(result.images), jnp.int32))

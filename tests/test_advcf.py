@@ -1,0 +1,157 @@
+"""AdvCF: colour curves, their box and penalty, with each image stopping by itself."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+from plain_torch import agreement, torch, torch_score
+
+from nriqa_jax.attacks import advcf, objectives
+from nriqa_jax.parallel import run_attack
+
+K = advcf.PIECES
+PRESETS = pytest.mark.parametrize(
+    ("preset", "settings"), [(advcf.advcf, {}), (advcf.advcf_adam, {"steps": 20})], ids=["box", "adam"]
+)
+
+
+def in_range(objective):
+    return objectives.per_range(objective, 0.0, 100.0)
+
+
+def torch_curve(x, theta):
+    """The published filter: [1, 3, H, W] through curves [3, K], piece by piece."""
+    total = torch.zeros_like(x)
+    for k in range(K):
+        total = total + (x - k / K).clamp(0, 1 / K) * theta[:, k].view(1, 3, 1, 1)
+    return total * (K / theta.sum(1)).view(1, 3, 1, 1)
+
+
+def torch_box(tiny_score, image, steps, period=25):
+    """The published bounded attack on one image: normalised steps in a box, and its stop."""
+    x = torch.tensor(np.asarray(image)).permute(2, 0, 1)[None]
+    theta, last = torch.full((3, K), 1.0 / K, requires_grad=True), None
+    for step in range(steps):
+        loss = 1.0 - torch_score(tiny_score)(torch_curve(x, theta))[0] / 100.0
+        (gradient,) = torch.autograd.grad(loss, theta)
+        if step % period == 0:
+            if last is not None and loss > 0.9999 * last:
+                break
+            last = loss.item()
+        moved = theta - gradient / (gradient.norm() + 1e-8)
+        theta = moved.clamp(1.0 / K, 16.0 / K).detach().requires_grad_()
+    return torch_curve(x, theta)[0].detach().permute(1, 2, 0).numpy(), step
+
+
+def torch_penalised(tiny_score, image, steps):
+    """The published attack with a penalty, on one image."""
+    x = torch.tensor(np.asarray(image)).permute(2, 0, 1)[None]
+    theta = torch.full((3, K), 1.0 / K, requires_grad=True)
+    rule = torch.optim.Adam([theta], lr=0.01)
+    for _ in range(steps):
+        rule.zero_grad()
+        loss = 1.0 - torch_score(tiny_score)(torch_curve(x, theta))[0] / 100.0
+        shares = theta / theta.sum(1, keepdim=True)
+        (loss + 5.0 * ((shares - 1.0 / K) ** 2).sum()).backward()
+        rule.step()
+        theta.data.clamp_(min=0.0)
+    return torch_curve(x, theta)[0].detach().permute(1, 2, 0).numpy()
+
+
+def rising(scores):
+    return 1.0 - scores / 100.0
+
+
+@pytest.mark.parametrize(("steps", "patience"), [(10, 25), (40, 4)])
+def test_the_bounded_attack_is_the_published_one(steps, patience, tiny_score, images, keys):
+    attack = advcf.advcf(Partial(rising), steps=steps, patience=patience)
+    found = run_attack(attack, tiny_score, images, keys).images
+    expected, stops = zip(*(torch_box(tiny_score, image, steps, patience) for image in images))
+    if patience < 25:
+        assert len(set(stops)) > 1, "the images should not all stop at the same step"
+    assert agreement(found, np.stack(expected), 2e-6) > 0.999
+
+
+def test_the_penalised_attack_is_the_published_one(tiny_score, images, keys):
+    found = run_attack(advcf.advcf_adam(Partial(rising), steps=10), tiny_score, images, keys).images
+    expected = [torch_penalised(tiny_score, image, 10) for image in images]
+    assert agreement(found, np.stack(expected), 2e-6) > 0.999
+
+
+def test_curves_are_monotone_and_keep_black_and_white():
+    slopes = jnp.asarray(np.random.default_rng(0).random((2, 1, K, 3)), jnp.float32)
+    ramp = jnp.tile(jnp.linspace(0.0, 1.0, 257)[None, None, :, None], (2, 1, 1, 3))
+    curve = advcf.recolour(slopes, ramp)
+    np.testing.assert_allclose(curve[:, 0, 0], 0.0, atol=1e-7)
+    np.testing.assert_allclose(curve[:, 0, -1], 1.0, rtol=1e-5)
+    assert np.all(np.diff(curve, axis=2) > -1e-6)
+    np.testing.assert_allclose(advcf.recolour(jnp.ones((2, 1, K, 3)), ramp), ramp, atol=1e-6)
+
+
+@PRESETS
+def test_scores_move_both_ways_and_results_depend_on_the_image_alone(preset, settings, tiny_score, images, keys):
+    clean = tiny_score(images)
+    up = run_attack(preset(in_range(objectives.raise_score()), **settings), tiny_score, images, keys)
+    down = run_attack(preset(in_range(objectives.lower_score()), **settings), tiny_score, images, keys)
+    assert np.all(up.scores > clean)
+    assert np.all(down.scores < clean)
+    alone = run_attack(preset(in_range(objectives.raise_score()), **settings), tiny_score, images[2:3], keys[2:3])
+    np.testing.assert_allclose(alone.images, up.images[2:3], atol=2e-6)
+    values = np.asarray(images[0, :, :, 0])
+    for level in np.unique(values)[:20]:
+        assert len(np.unique(up.images[0, :, :, 0][values == level])) == 1  # equal colours stay equal
+
+
+def test_steepness_is_the_strength(tiny_score, images, keys):
+    goal, steepness = in_range(objectives.raise_score()), jnp.array([1.0, 1.5, 2.0, 4.0, 16.0])
+    together = run_attack(advcf.advcf(goal, steepness=steepness), tiny_score, images, keys)
+    for i, value in enumerate(steepness.tolist()):
+        alone = run_attack(advcf.advcf(goal, steepness=value), tiny_score, images[i : i + 1], keys[i : i + 1])
+        np.testing.assert_allclose(together.images[i], alone.images[0], atol=2e-6)
+    np.testing.assert_allclose(together.images[0], images[0], atol=1e-6)
+    image, key = images[:1], keys[:1]
+    results = [run_attack(advcf.advcf(goal, steepness=s), tiny_score, image, key) for s in steepness.tolist()]
+    changes = [float(jnp.abs(result.images - image).max()) for result in results]
+    assert changes == sorted(changes)
+    assert np.all(np.diff([float(result.scores[0]) for result in results]) > 0)
+
+
+def test_step_sizes_may_differ_between_images(tiny_score, images, keys):
+    goal, sizes = in_range(objectives.raise_score()), jnp.array([0.002, 0.005, 0.01, 0.02, 0.05])
+    together = run_attack(advcf.advcf_adam(goal, step_size=sizes, steps=5), tiny_score, images, keys)
+    for i, size in enumerate(sizes.tolist()):
+        attack = advcf.advcf_adam(goal, step_size=size, steps=5)
+        alone = run_attack(attack, tiny_score, images[i : i + 1], keys[i : i + 1])
+        np.testing.assert_allclose(together.images[i], alone.images[0], atol=2e-6)
+
+
+@PRESETS
+def test_a_radius_can_be_kept(preset, settings, tiny_score, images, keys):
+    attack = preset(in_range(objectives.raise_score()), epsilon=4 / 255, **settings)
+    found = run_attack(attack, tiny_score, images, keys)
+    assert np.all(np.abs(found.images - images).max((1, 2, 3)) <= 4 / 255 * (1 + 1e-5))
+    assert np.all(found.scores > tiny_score(images))
+
+
+def test_flat_images_stay_finite(tiny_score, keys):
+    flat = jnp.stack([jnp.full((24, 20, 3), level) for level in (0.0, 1.0, 0.5, 0.25, 1 / 255)])
+    for preset, settings in ((advcf.advcf, {}), (advcf.advcf_adam, {"steps": 5})):
+        found = run_attack(preset(in_range(objectives.raise_score()), **settings), tiny_score, flat, keys)
+        assert np.all(np.isfinite(found.images))
+        np.testing.assert_allclose(found.images[:2], flat[:2], atol=1e-5)  # black and white have nowhere to go
+
+
+def test_a_sweep_compiles_once(images, keys):
+    traces = []
+
+    def score(weight, images):
+        traces.append(1)
+        return weight * (images**2).mean((1, 2, 3))
+
+    counts = []
+    for value in (2.0, 4.0, 8.0):
+        attack = advcf.advcf(in_range(objectives.raise_score()), steepness=value, step_size=0.1 * value)
+        run_attack(attack, jax.tree_util.Partial(score, jnp.float32(3.0)), images, keys, fused=True)
+        counts.append(len(traces))
+    assert counts == counts[:1] * 3

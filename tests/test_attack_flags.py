@@ -1,0 +1,142 @@
+"""From flags to attacks: strengths, matched strengths, distances, patterns, surrogates, and what does not fit."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from experiments import attack_images, transfer_matrix
+from experiments.catalog import ATTACKS
+
+
+def config(folder, out, **settings):
+    defaults = {"model": "tinyiqa", "weights": "embedded", "attack": "ifgsm", "objective": "lower_quality", "steps": 3}
+    return attack_images.Config(**{**defaults, "images": str(folder), "out": str(out), **settings})
+
+
+def attacked(folder, out, **settings):
+    """The columns of a run as numbers."""
+    table = attack_images.run(config(folder, out, **settings))
+    assert all(row["status"] == "ok" for row in table.rows.values())
+    return {name: table.numbers(name) for name in ("score_clean", "score_adversarial", "linf_255", "psnr", "queries")}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two photographs."""
+    from PIL import Image
+
+    from experiments import photographs
+
+    path = tmp_path_factory.mktemp("two")
+    for name, pixels in list(photographs.load().items())[:2]:
+        Image.fromarray(np.asarray(pixels)[80:144, 60:132]).save(path / f"{name}.png")
+    return path
+
+
+def test_the_radius_is_the_attacks_own_where_none_is_given(folder, tmp_path):
+    for attack, epsilon in (("ifgsm", "4/255"), ("nifgsm", "8/255"), ("korhonen", "")):
+        attacked(folder, tmp_path / attack, attack=attack)
+        assert json.loads((tmp_path / attack / "config.json").read_text())["flags"]["epsilon"] == epsilon
+
+
+def test_strength_is_the_knob_of_the_attack(folder, tmp_path):
+    weak, strong = (
+        attacked(folder, tmp_path / f"{strength}", attack="korhonen_msu", strength=strength)
+        for strength in (0.002, 0.01)
+    )
+    assert np.all(strong["psnr"] < weak["psnr"])
+    assert np.all(strong["score_adversarial"] < weak["score_adversarial"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "column", "low", "high"),
+    [({"match_linf": "6/255"}, "linf_255", 5, 6), ({"match_psnr": 40.0}, "psnr", 40, 41.5)],
+    ids=["linf", "psnr"],
+)
+def test_strength_can_be_matched(settings, column, low, high, folder, tmp_path):
+    found = attacked(folder, tmp_path, attack="korhonen_msu", **settings)[column]
+    assert np.all((found >= low) & (found <= high))
+
+
+def test_perceptual_attacks_take_a_distance(folder, tmp_path):
+    for name, settings in {
+        "plain": {"distance": "linf"},
+        "net": {"distance": "dists", "distance_weights": "random"},
+    }.items():
+        found = attacked(folder, tmp_path / name, attack="perceptual_msu", steps=2, **settings)
+        assert np.all(found["score_adversarial"] != found["score_clean"])
+
+
+def test_a_pattern_is_applied(folder, tmp_path):
+    np.save(tmp_path / "pattern.npy", np.full((1, 3, 7, 9), 0.1, np.float32))
+    found = attacked(
+        folder, tmp_path / "out", attack="universal", steps=None, pattern=str(tmp_path / "pattern.npy"), strength=0.2
+    )
+    assert np.all(found["linf_255"] == 5)
+    assert np.all(found["queries"] == 1)
+
+
+def test_attacks_on_surrogates_ask_the_model_nothing(folder, tmp_path):
+    own = attacked(folder, tmp_path / "own")
+    same = attacked(folder, tmp_path / "same", surrogate="tinyiqa", surrogate_weights="embedded")
+    np.testing.assert_allclose(same["score_adversarial"], own["score_adversarial"], rtol=1e-5)
+    assert np.all(same["queries"] == 0)
+    others = {"surrogate": "tinyiqa,cnniqa", "surrogate_weights": "random,random"}
+    far = attacked(folder, tmp_path / "far", **others)
+    assert np.all(far["score_adversarial"] > own["score_adversarial"])
+
+
+def test_the_worst_case_is_an_attack_like_others(folder, tmp_path):
+    settings = {"attack": "worst_case", "objective": "change", "steps": 2, "epsilon": "4/255"}
+    found = attacked(folder, tmp_path, **settings)
+    assert np.all(np.abs(found["score_adversarial"] - found["score_clean"]) > 0)
+    assert np.all(found["linf_255"] <= 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"attack": "universal", "steps": None}, "--attack=universal needs --pattern=FILE"),
+        ({"attack": "amifgsm_niqe"}, "--attack=amifgsm_niqe needs --natural=FILE"),
+        ({"strength": 0.1}, "--strength: the strength of --attack=ifgsm is --epsilon"),
+        ({"attack": "korhonen", "strength": -1.0}, "--strength=-1 must be above 0"),
+        ({"match_linf": "4/255", "match_psnr": 40.0}, "give one of --match_linf, --match_psnr"),
+        ({"match_linf": "huge"}, "--match_linf=huge is not a number"),
+        ({"match_ssim": -0.5}, "--match_ssim=-0.5 must be above 0"),
+        ({"attack": "perceptual", "distance": "dists"}, "--distance=dists needs --distance_weights"),
+        ({"attack": "universal", "pattern": "absent.npy", "steps": None}, "absent.npy"),
+        ({"surrogate": "cnniqa"}, "--surrogate names 1 models, and --surrogate_weights 0 weights"),
+        ({"surrogate": "nobody", "surrogate_weights": "random"}, "--surrogate: there is no 'nobody'"),
+        ({"attack": "square", "restarts": 2, "steps": None}, "--restarts does not apply to --attack=square"),
+        ({"attack": "universal", "pattern": "absent.npy", "epsilon": "4/255"}, "does not apply to --attack=universal"),
+    ],
+)
+def test_what_does_not_fit_is_said(settings, sentence, folder, tmp_path, script):
+    given = {"model": "tinyiqa", "weights": "embedded", "images": folder, "out": tmp_path, **settings}
+    code, _, message = script(attack_images, **{name: value for name, value in given.items() if value is not None})
+    assert code == 2
+    assert sentence in message
+    assert message.count("\n") == 1
+
+
+def test_help_describes_every_attack():
+    text = attack_images.Config.__dataclass_fields__["attack"].metadata["help"]
+    for name in ATTACKS:
+        line = next(line for line in text.splitlines() if line.startswith(f"{name}: "))
+        assert any(character.isdigit() for character in line), line  # the year of the paper
+
+
+def test_the_transfer_matrix(folder, tmp_path):
+    settings = {"models": "tinyiqa,cnniqa", "weights": "embedded,random", "epsilon": "8/255", "steps": 3}
+    rows = transfer_matrix.run(transfer_matrix.Config(images=str(folder), out=str(tmp_path), **settings))
+    assert [(row["attacked"], row["scored"]) for row in rows] == [
+        (a, b) for a in ("tinyiqa", "cnniqa") for b in ("tinyiqa", "cnniqa")
+    ]
+    changes = {(row["attacked"], row["scored"]): row["change"] for row in rows}
+    assert changes["tinyiqa", "tinyiqa"] < changes["cnniqa", "tinyiqa"]
+    assert changes["tinyiqa", "tinyiqa"] < 0
+    with (tmp_path / "transfer.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 4
+    assert (tmp_path / "transfer.png").stat().st_size > 1000

@@ -1,0 +1,151 @@
+"""One contract for every attack of `attack_table`."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from attack_table import ATTACKS
+from jax.tree_util import Partial
+
+from experiments import catalog, photographs, weights
+from nriqa_jax.attacks import objectives
+from nriqa_jax.attacks.objectives import per_range, raise_score
+from nriqa_jax.image import from_uint8, quantize_toward, to_uint8
+from nriqa_jax.models.tinyiqa import tinyiqa
+from nriqa_jax.parallel import run_attack
+
+
+def together(names):
+    """The tests of an attack in one worker, where its programs are compiled once."""
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names])
+
+
+EVERY = together(ATTACKS)
+AIMING = together(name for name, entry in ATTACKS.items() if entry.aims)
+FOLLOWING = together(name for name, entry in ATTACKS.items() if entry.gradients)
+
+
+def build(name, objective, scale=1.0):
+    """The attack at ``scale`` times its strength, for scores in 0..100."""
+    entry = ATTACKS[name]
+    parameters = inspect.signature(entry.make).parameters.values()
+    knob = next(parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY)
+    given = {knob: entry.strength * scale, **entry.settings}
+    return entry.make(per_range(objective, 0.0, 100.0), *entry.settings_before, **given)
+
+
+def test_every_attack_of_the_scripts_is_here():
+    in_table = {entry.make for entry in ATTACKS.values()}
+    assert {name for name, make in catalog.ATTACKS.items() if make not in in_table} == {"amifgsm_niqe"}  # big images
+
+
+@AIMING
+def test_the_objective_improves_in_both_directions(name, tiny_score, images, keys):
+    clean = tiny_score(images)
+    up = run_attack(build(name, raise_score()), tiny_score, images, keys)
+    down = run_attack(build(name, objectives.lower_score()), tiny_score, images, keys)
+    assert np.all(up.scores > clean)
+    assert np.all(down.scores < clean)
+    np.testing.assert_allclose(tiny_score(up.images), up.scores, rtol=1e-6)
+    if ATTACKS[name].gradients:
+        assert np.all(up.health.budget <= 1 + 1e-5)
+        assert not np.any(up.health.nonfinite)
+
+
+@EVERY
+def test_changes_stay_in_their_set_after_rounding(name, tiny_score, images, keys):
+    entry = ATTACKS[name]
+    found = run_attack(build(name, raise_score()), tiny_score, images, keys).images
+    assert found.min() >= 0
+    assert found.max() <= 1
+    if entry.size is not None:
+        budget = (entry.strength if entry.budget is None else entry.budget) * (1 + 1e-5)
+        rounded = from_uint8(quantize_toward(found, to_uint8(images)))
+        assert np.all(entry.size(found - images) <= budget)
+        assert np.all(entry.size(rounded - images) <= budget)
+
+
+@EVERY
+def test_results_depend_on_key_and_image_alone(name, tiny_score, images, keys):
+    attack = build(name, raise_score())
+    result = run_attack(attack, tiny_score, images, keys)
+    again = run_attack(attack, tiny_score, images, keys)
+    np.testing.assert_array_equal(result.images, again.images)
+    order = jnp.array([3, 0, 4, 1, 2])
+    permuted = run_attack(attack, tiny_score, images[order], keys[order])
+    np.testing.assert_allclose(permuted.images, result.images[order], atol=1e-6)
+    alone = run_attack(attack, tiny_score, images[2:3], keys[2:3])
+    np.testing.assert_allclose(alone.scores, result.scores[2:3], rtol=1e-5)
+
+
+@EVERY
+def test_one_program_equals_the_host_loop(name, tiny_score, images, keys):
+    attack = build(name, raise_score())
+    host = run_attack(attack, tiny_score, images, keys, fused=False)
+    fused = run_attack(attack, tiny_score, images, keys, fused=True)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), host, fused)
+
+
+TRACES = []
+
+
+def traced_score(weight, root, images):
+    """Counts how often it is traced; with a root of 0 its gradient is NaN at one pixel."""
+    TRACES.append(1)
+    return weight * (images**2).mean((1, 2, 3)) + jnp.sqrt(root * images[:, 0, 0, 0])
+
+
+@EVERY
+def test_a_sweep_of_strengths_traces_the_model_once(name, images, keys):
+    score_fn, counts = Partial(traced_score, jnp.float32(3.0), jnp.float32(1.0)), [len(TRACES)]
+    for scale in (0.25, 0.5, 1.0, 2.0):
+        run_attack(build(name, raise_score(), scale), score_fn, images, keys, fused=True)
+        counts.append(len(TRACES))
+    assert counts[1] > counts[0]
+    assert counts[1:] == counts[1:2] * 4
+
+
+@FOLLOWING
+def test_nan_gradients_are_counted_and_not_followed(name, images, keys):
+    score_fn = Partial(traced_score, jnp.float32(3.0), jnp.float32(0.0))
+    result = run_attack(build(name, raise_score()), score_fn, images, keys, fused=True)
+    assert np.all(result.health.nonfinite > 0)
+    assert np.all(np.isfinite(result.images))
+
+
+@EVERY
+def test_flat_images_give_finite_results(name, tiny_score, keys):
+    flat = jnp.stack([jnp.full((24, 20, 3), level) for level in (0.0, 1.0, 0.5, 0.25, 1 / 255)])
+    result = run_attack(build(name, raise_score()), tiny_score, flat, keys)
+    assert np.all(np.isfinite(result.images))
+    assert np.all(np.isfinite(result.scores))
+
+
+@pytest.fixture(scope="module")
+def crops():
+    """Parts of two embedded photographs."""
+    return from_uint8(jnp.stack([image[60:108, 50:98] for image in list(photographs.load().values())[:2]]))
+
+
+@pytest.fixture(scope="module")
+def tiny_model():
+    variables, _, model = weights.load("embedded", tinyiqa(), 0)
+    return model.score_fn(model.prepare(variables))
+
+
+@AIMING
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_quality_goes_the_wanted_way_on_photographs(name, higher_is_better, crops, tiny_model):
+    """A trained network; turned around, a model whose lower scores are better."""
+    sign = 1.0 if higher_is_better else -1.0
+    score_fn = Partial(turned, tiny_model, jnp.float32(sign))
+    keys, clean = jax.random.split(jax.random.key(0), 2), score_fn(crops)
+    goal = objectives.raise_quality(higher_is_better=higher_is_better)
+    better = run_attack(build(name, goal), score_fn, crops, keys)
+    assert np.mean(sign * (better.scores - clean)) > 0
+
+
+def turned(score_fn, sign, images):
+    return sign * score_fn(images)
