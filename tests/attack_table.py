@@ -101,7 +101,7 @@ ATTACKS = {
     "nes": Entry(
         black_box.nes, {"steps": 8, "samples": 5, "sigma": 0.01, "step_size": 0.3, "tile": 8}, gradients=False
     ),
-    "square": Entry(black_box.square, {"queries": 200}, gradients=False),
+    "square": Entry(black_box.square, {"queries": 1000}, gradients=False),
     "square_msu": Entry(black_box.square_msu, {"queries": 1500}, gradients=False),
     "worst_case": Entry(worst_case.worst_case, {"steps": 4, "queries": 100}),
 }

@@ -110,7 +110,6 @@ def test_the_worst_case_is_an_attack_like_others(folder, tmp_path):
         ({"surrogate": "cnniqa"}, "--surrogate names 1 models, and --surrogate_weights 0 weights"),
         ({"surrogate": "nobody", "surrogate_weights": "random"}, "--surrogate: there is no 'nobody'"),
         ({"attack": "square", "restarts": 2, "steps": None}, "--restarts does not apply to --attack=square"),
-        ({"attack": "universal", "pattern": "absent.npy", "epsilon": "4/255"}, "does not apply to --attack=universal"),
     ],
 )
 def test_what_does_not_fit_is_said(settings, sentence, folder, tmp_path, script):

@@ -99,12 +99,12 @@ def traced_score(weight, root, images):
 
 @EVERY
 def test_a_sweep_of_strengths_traces_the_model_once(name, images, keys):
-    score_fn, counts = Partial(traced_score, jnp.float32(3.0), jnp.float32(1.0)), [len(TRACES)]
+    score_fn, counts = Partial(traced_score, jnp.float32(3.0), jnp.float32(1.0)), []
     for scale in (0.25, 0.5, 1.0, 2.0):
         run_attack(build(name, raise_score(), scale), score_fn, images, keys, fused=True)
         counts.append(len(TRACES))
-    assert counts[1] > counts[0]
-    assert counts[1:] == counts[1:2] * 4
+    assert counts[0] > 0
+    assert counts == counts[:1] * 4
 
 
 @FOLLOWING
@@ -143,7 +143,7 @@ def test_quality_goes_the_wanted_way_on_photographs(name, higher_is_better, crop
     score_fn = Partial(turned, tiny_model, jnp.float32(sign))
     keys, clean = jax.random.split(jax.random.key(0), 2), score_fn(crops)
     goal = objectives.raise_quality(higher_is_better=higher_is_better)
-    better = run_attack(build(name, goal), score_fn, crops, keys)
+    better = run_attack(build(name, goal, 0.25), score_fn, crops, keys)
     assert np.mean(sign * (better.scores - clean)) > 0
 
 

@@ -40,7 +40,7 @@ def madc_linf(
     deviation: Radius = 3 / 255,
     limit: Radius = 6 / 255,
 ) -> GradientAttack:
-    """MADC that keeps the largest change of a pixel instead, from a noisy start, by NIC-RobustBench.
+    """MADC (2008) that keeps the largest change of a pixel instead, from a noisy start, by NIC-RobustBench.
 
     Args:
       objective: what to minimise; its scale does not matter.

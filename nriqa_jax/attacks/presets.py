@@ -53,7 +53,7 @@ def mifgsm_raw(
     steps: int = STEPS,
     decay: float = 1.0,
 ) -> GradientAttack:
-    """FGSM with momentum on raw gradients, the variant of the MSU robustness benchmark."""
+    """MI-FGSM (2018) with momentum on raw gradients, the variant of the MSU robustness benchmark."""
     rule = Partial(update_rules.raw_momentum_sign_descent, _step(epsilon, step_size, steps), decay)
     return GradientAttack(objective, linf(epsilon), rule, steps)
 
