@@ -41,6 +41,7 @@ class AnyAttack(settings.Attack):
 
     attack: str = cli.flag("ifgsm", f"Attack:\n{describe(ATTACKS)}", ATTACKS)
     strength: float | None = cli.flag(None, "The attack's own knob where that is not epsilon, such as a step size.")
+    queries: int | None = cli.flag(None, "Number of queries of attacks without gradients; by default the attack's own.")
     pattern: str = cli.flag("", "File of a universal perturbation, .npy or .safetensors, for --attack=universal.")
     distance: str = cli.flag("ssim", "What --attack=perceptual and its variants keep small.", _DISTANCES)
     distance_weights: str = cli.flag("", "Weights of the distance: a .safetensors or PyTorch file, or random.")
@@ -52,7 +53,7 @@ class AnyAttack(settings.Attack):
 
 def resolve(config: Any) -> Any:
     """The settings with the radius that they mean: the attack's own, where none is given and it has one."""
-    own = _parameters(config.attack).get("epsilon")
+    own = parameters(config.attack).get("epsilon")
     if config.epsilon or own is None or own.default is None:
         return config
     return dataclasses.replace(config, epsilon=cli.format_epsilon(own.default))
@@ -64,12 +65,12 @@ def preset(config: Any, more: int = 1) -> MakeAttack:
     Raises:
       cli.UserError: when a flag does not fit the attack.
     """
-    make, accepted = ATTACKS[config.attack], _parameters(config.attack)
+    make, accepted = ATTACKS[config.attack], parameters(config.attack)
     chosen = _chosen(config)
     for name, value in chosen.items():
         if name not in accepted:
             raise cli.UserError(f"--{name} does not apply to --attack={config.attack}")
-        if name in ("steps", "restarts") and value < 1:
+        if name in ("steps", "restarts", "queries") and value < 1:
             raise cli.UserError(f"--{name}={value} must be at least 1")
     for name in _NEEDED.keys() & accepted.keys() - chosen.keys():
         raise cli.UserError(f"--attack={config.attack} needs {_NEEDED[name]}")
@@ -80,10 +81,10 @@ def preset(config: Any, more: int = 1) -> MakeAttack:
     return _matched(config, lambda objective, **knob: make(objective, *others, **{**chosen, **knob}))
 
 
-def _parameters(attack: str) -> dict[str, inspect.Parameter]:
+def parameters(attack: str) -> dict[str, inspect.Parameter]:
     """The settings of an attack; the first is its strength."""
-    parameters = inspect.signature(ATTACKS[attack]).parameters
-    return {name: parameter for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
+    accepted = inspect.signature(ATTACKS[attack]).parameters
+    return {name: parameter for name, parameter in accepted.items() if parameter.kind is parameter.KEYWORD_ONLY}
 
 
 def _chosen(config: Any) -> dict[str, Any]:
@@ -95,11 +96,12 @@ def _chosen(config: Any) -> dict[str, Any]:
         "restarts": config.restarts,
     }
     if isinstance(config, AnyAttack):
-        knob = next(iter(_parameters(config.attack)))
+        knob = next(iter(parameters(config.attack)))
         if config.strength is not None:
             if knob == "epsilon":
                 raise cli.UserError(f"--strength: the strength of --attack={config.attack} is --epsilon")
             asked[knob] = _positive("strength", config.strength)
+        asked["queries"] = config.queries
         asked["pattern"] = patterns.load_pattern(Path(config.pattern)) if config.pattern else None
         asked["natural"] = natural.load(config.natural) if config.natural else None
     return {name: value for name, value in asked.items() if value is not None}
@@ -121,11 +123,11 @@ def _matched(config: Any, make: Callable[..., Any]) -> MakeAttack:
         return make
     if len(asked) > 1:
         raise cli.UserError(f"give one of {', '.join('--' + name for name in asked)}")
-    (name, limit), parameters = next(iter(asked.items())), _parameters(config.attack)
+    (name, limit), accepted = next(iter(asked.items())), parameters(config.attack)
     cost, as_cost = COSTS[name]
     value = cli.parse_epsilon(limit, name) if isinstance(limit, str) else _positive(name, limit)
-    knob = next(iter(parameters))
-    own = parameters[knob].default
+    knob = next(iter(accepted))
+    own = accepted[knob].default
     low, high = own / _BRACKET, own * _BRACKET
     return lambda objective: Matched(
         objective, lambda k: make(objective, **{knob: k}), cost, as_cost(value) + _SLACK, low, high

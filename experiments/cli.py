@@ -126,12 +126,19 @@ class Machine:
     coordinator: str = flag("", "HOST:PORT of the first process; auto asks the TPU pod. Slurm and Open MPI need none.")
     num_processes: int = flag(0, "Number of processes, with --coordinator.")
     process_id: int = flag(-1, "Number of this process, from 0, with --coordinator.")
+    keep_memory: bool = flag(True, "Keep freed memory for later, which is faster; --nokeep_memory needs less of it.")
+
+
+def machine_of(config: Machine) -> dict[str, Any]:
+    """The settings of the machine, for the configuration of another script."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(Machine)}
 
 
 def set_up_jax(machine: Machine | None = None) -> None:
     """Exact float32 products on every backend, compiled programs kept between runs, devices and other processes."""
     machine = machine or Machine()
-    _keep_freed_memory()
+    if machine.keep_memory:
+        _keep_freed_memory()
     logging.getLogger("jax").setLevel(logging.WARNING)  # backends that are not installed are no news
     jax.config.update("jax_default_matmul_precision", "highest")
     jax.config.update("jax_compilation_cache_dir", str(cache_folder()))

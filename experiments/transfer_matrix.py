@@ -42,9 +42,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     """Attack by every model and score by every model, into ``config.out``; returns the rows of ``transfer.csv``."""
     models = _models(config)
     out = Path(config.out)
-    shared: dict[str, Any] = {"batch_size": config.batch_size, "seed": config.seed}
-    for name in ("devices", "coordinator", "num_processes", "process_id"):
-        shared[name] = getattr(config, name)
+    shared = {"batch_size": config.batch_size, "seed": config.seed, **cli.machine_of(config)}
     chosen = {name: getattr(config, name) for name in ("attack", "objective", "epsilon", "steps")}
     clean = {
         name: score_images.run(

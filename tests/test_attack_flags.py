@@ -6,8 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from experiments import attack_images, transfer_matrix
+from experiments import attack_images, compare_attacks, transfer_matrix
 from experiments.catalog import ATTACKS
+from experiments.errors import UserError
+from nriqa_jax.attacks.objectives import raise_score
 
 
 def config(folder, out, **settings):
@@ -139,3 +141,43 @@ def test_the_transfer_matrix(folder, tmp_path):
     with (tmp_path / "transfer.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 4
     assert (tmp_path / "transfer.png").stat().st_size > 1000
+
+
+def test_attacks_are_compared_at_one_budget(folder, tmp_path):
+    rows = compare_attacks.run(
+        compare_attacks.Config(
+            model="tinyiqa",
+            weights="embedded",
+            images=str(folder),
+            out=str(tmp_path),
+            attacks="ifgsm:steps=3,korhonen_msu:steps=1",
+            epsilon="6/255",
+        )
+    )
+    assert [row["objective"] for row in rows] == ["raise_score", "lower_score"] * 2
+    assert all(row["linf_255"] <= 6 for row in rows)
+    up, down = rows[:2]
+    assert up["change_mean"] > 0 > down["change_mean"]
+    found = {row["attack"]: (row["forward_passes"], row["backward_passes"]) for row in rows}
+    assert found == {"ifgsm": (4, 3), "korhonen_msu": (2, 1)}
+    assert compare_attacks.table(tmp_path / "attacks.csv").count("\n") == 5
+    for attacks, sentence in (("nothing", "there is no 'nothing'"), ("ifgsm:speed=2", "'speed=2' is not steps=N")):
+        with pytest.raises(UserError, match=sentence):
+            compare_attacks.run(
+                compare_attacks.Config(
+                    model="tinyiqa", weights="embedded", images=str(folder), out=str(tmp_path), attacks=attacks
+                )
+            )
+
+
+@pytest.mark.parametrize(
+    ("attack", "settings", "passes"),
+    [
+        ("pgd", {"steps": 2, "restarts": 3}, (9, 6)),
+        ("vmifgsm", {"steps": 2}, (13, 12)),
+        ("nes", {"steps": 2}, (81, 0)),
+        ("square", {"queries": 20}, (21, 0)),
+    ],
+)
+def test_passes_are_counted(attack, settings, passes):
+    assert compare_attacks.passes(ATTACKS[attack](raise_score(), **settings)) == passes

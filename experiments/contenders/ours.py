@@ -56,18 +56,19 @@ def build(name: str) -> tuple[Model, Variables]:
 class Ours:
     """The contender."""
 
-    def __init__(self, device: str, precision: str, *, fused: bool | None = None) -> None:
+    def __init__(self, device: str, precision: str, *, fused: bool | None = None, keep_memory: bool = True) -> None:
         """Set JAX up.
 
         Args:
           device: auto, cpu or gpu.
           precision: highest, tf32 or bf16.
           fused: the loop kind of `run_attack`.
+          keep_memory: as the scripts' flag.
 
         Raises:
           RuntimeError: when JAX does not find the device.
         """
-        cli.set_up_jax()
+        cli.set_up_jax(cli.Machine(keep_memory=keep_memory))
         self._cache = tempfile.TemporaryDirectory()  # of this process, so that its first call compiles
         jax.config.update("jax_compilation_cache_dir", self._cache.name)
         if device == "cpu":

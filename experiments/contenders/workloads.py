@@ -83,6 +83,7 @@ CONTENDERS: Mapping[str, Entry] = {
     # The loop kinds; what users get is the host loop on a CPU and the fused one elsewhere.
     "nriqa_jax_fused": Entry(_OURS, {"fused": True}, tasks=("ifgsm10",), devices=()),
     "nriqa_jax_host": Entry(_OURS, {"fused": False}, tasks=("ifgsm10",), devices=("gpu", "tpu")),
+    "nriqa_jax_lean": Entry(_OURS, {"keep_memory": False}, tasks=("step",), devices=()),
     PEER: Entry(_EAGER),
     "torch_channels_last": Entry(_EAGER, {"channels_last": True}),
     "torch_reference": Entry("experiments.contenders.torch_eager:OneByOne", tasks=("step", "ifgsm10", "folder")),

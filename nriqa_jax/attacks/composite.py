@@ -25,6 +25,8 @@ from nriqa_jax.types import (
     ScoreFn,
 )
 
+ROUNDS = 8
+
 Knob = Float[Array, " batch"]
 Cost = Callable[[Images, Images], Float[Array, " batch"]]
 
@@ -97,7 +99,7 @@ class Matched:
     limit: float
     low: float
     high: float
-    rounds: int = 8
+    rounds: int = ROUNDS
 
     def __call__(self, score_fn: ScoreFn, images: Images, keys: Keys) -> AttackResult:
         """Attack a batch."""
