@@ -1,12 +1,11 @@
 """From flags to attacks: strengths, matched strengths, distances, patterns, surrogates, and what does not fit."""
 
 import csv
-import json
 
 import numpy as np
 import pytest
 
-from experiments import attack_images, compare_attacks, transfer_matrix
+from experiments import attack_flags, attack_images, compare_attacks, transfer_matrix
 from experiments.catalog import ATTACKS
 from experiments.errors import UserError
 from nriqa_jax.attacks.objectives import raise_score
@@ -37,10 +36,10 @@ def folder(tmp_path_factory):
     return path
 
 
-def test_the_radius_is_the_attacks_own_where_none_is_given(folder, tmp_path):
-    for attack, epsilon in (("ifgsm", "4/255"), ("nifgsm", "8/255"), ("korhonen", "")):
-        attacked(folder, tmp_path / attack, attack=attack)
-        assert json.loads((tmp_path / attack / "config.json").read_text())["flags"]["epsilon"] == epsilon
+@pytest.mark.parametrize(("attack", "epsilon"), [("ifgsm", "4/255"), ("nifgsm", "8/255"), ("korhonen", "")])
+def test_the_radius_is_the_attacks_own_where_none_is_given(attack, epsilon, tmp_path):
+    assert attack_flags.resolve(config(tmp_path, tmp_path, attack=attack)).epsilon == epsilon
+    assert attack_flags.resolve(config(tmp_path, tmp_path, attack=attack, epsilon="2/255")).epsilon == "2/255"
 
 
 def test_strength_is_the_knob_of_the_attack(folder, tmp_path):
@@ -63,12 +62,9 @@ def test_strength_can_be_matched(settings, column, low, high, folder, tmp_path):
 
 
 def test_perceptual_attacks_take_a_distance(folder, tmp_path):
-    for name, settings in {
-        "plain": {"distance": "linf"},
-        "net": {"distance": "dists", "distance_weights": "random"},
-    }.items():
-        found = attacked(folder, tmp_path / name, attack="perceptual_msu", steps=2, **settings)
-        assert np.all(found["score_adversarial"] != found["score_clean"])
+    settings = {"attack": "perceptual_msu", "steps": 2, "distance": "dists", "distance_weights": "random"}
+    found = attacked(folder, tmp_path, **settings)
+    assert np.all(found["score_adversarial"] != found["score_clean"])
 
 
 def test_a_pattern_is_applied(folder, tmp_path):
@@ -82,11 +78,10 @@ def test_a_pattern_is_applied(folder, tmp_path):
 
 def test_attacks_on_surrogates_ask_the_model_nothing(folder, tmp_path):
     own = attacked(folder, tmp_path / "own")
-    same = attacked(folder, tmp_path / "same", surrogate="tinyiqa", surrogate_weights="embedded")
-    np.testing.assert_allclose(same["score_adversarial"], own["score_adversarial"], rtol=1e-5)
-    assert np.all(same["queries"] == 0)
+    assert np.all(own["queries"] == 4)
     others = {"surrogate": "tinyiqa,cnniqa", "surrogate_weights": "random,random"}
     far = attacked(folder, tmp_path / "far", **others)
+    assert np.all(far["queries"] == 0)
     assert np.all(far["score_adversarial"] > own["score_adversarial"])
 
 
@@ -150,17 +145,16 @@ def test_attacks_are_compared_at_one_budget(folder, tmp_path):
             weights="embedded",
             images=str(folder),
             out=str(tmp_path),
-            attacks="ifgsm:steps=3,korhonen_msu:steps=1",
+            attacks="ifgsm:steps=3",
             epsilon="6/255",
         )
     )
-    assert [row["objective"] for row in rows] == ["raise_score", "lower_score"] * 2
+    assert [row["objective"] for row in rows] == ["raise_score", "lower_score"]
     assert all(row["linf_255"] <= 6 for row in rows)
-    up, down = rows[:2]
+    up, down = rows
     assert up["change_mean"] > 0 > down["change_mean"]
-    found = {row["attack"]: (row["forward_passes"], row["backward_passes"]) for row in rows}
-    assert found == {"ifgsm": (4, 3), "korhonen_msu": (2, 1)}
-    assert compare_attacks.table(tmp_path / "attacks.csv").count("\n") == 5
+    assert (up["forward_passes"], up["backward_passes"]) == (4, 3)
+    assert compare_attacks.table(tmp_path / "attacks.csv").count("\n") == 3
     for attacks, sentence in (("nothing", "there is no 'nothing'"), ("ifgsm:speed=2", "'speed=2' is not steps=N")):
         with pytest.raises(UserError, match=sentence):
             compare_attacks.run(

@@ -123,6 +123,7 @@ def test_a_measurement(small, script, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.full
 def test_every_contender_and_both_loops(small, photo_folder):
     pytest.importorskip("torch")
     names = "nriqa_jax,nriqa_jax_fused,nriqa_jax_host,torch_channels_last,torch_reference,torch_compile,torchattacks"

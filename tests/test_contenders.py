@@ -180,11 +180,10 @@ def test_product_rate(monkeypatch):
     ("name", "size"),
     [
         ("cnniqa", (65, 65)),
-        *(pytest.param(name, (224, 224), marks=pytest.mark.slow) for name in ("resnet50", "hyperiqa")),
         *(
             pytest.param(name, (224, 224), marks=[pytest.mark.slow, pytest.mark.full])
             for name in workloads.SIZES
-            if name not in ("cnniqa", "resnet50", "hyperiqa")
+            if name != "cnniqa"
         ),
     ],
 )

@@ -105,7 +105,7 @@ def test_rows_do_not_depend_on_the_number_of_devices(pictures, one_device, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["tinyiqa", "cnniqa", "hyperiqa"])
+@pytest.mark.parametrize("model", ["tinyiqa", "cnniqa", pytest.param("hyperiqa", marks=pytest.mark.full)])
 def test_an_attack_step_holds_no_collective(model):
     run([sys.executable, "-c", STEP_HLO, model], check=True)
 

@@ -21,7 +21,10 @@ KINDS = {  # one model of each kind of network and protocol
     for protocol in build().protocols
     if protocol.seeded is None  # "published" draws in the same way
 }
-NAMES = list(KINDS.values())
+NAMES = [  # MANIQA's other protocols are costly: run by make test-full
+    pytest.param(*kind, marks=[pytest.mark.full] if kind[0] == "maniqa" and kind[1] != "grid" else [])
+    for kind in KINDS.values()
+]
 CONTRACT = pytest.mark.parametrize(("name", "protocol"), NAMES)
 
 
@@ -92,7 +95,7 @@ def test_documentation_of_a_model(scorers, name, protocol):
     assert model.preprocess.version >= 1
 
 
-@pytest.mark.parametrize("name", sorted({name for name, protocol in NAMES if protocol == "grid"}))
+@pytest.mark.parametrize("name", sorted({name for name, protocol in KINDS.values() if protocol == "grid"}))
 def test_grid_protocols_see_every_pixel(name):
     """Every pixel of an image that no window divides appears in some view."""
     model = MODELS[name]().with_protocol("grid")

@@ -18,7 +18,16 @@ from weights_convert import store
 from weights_convert.rules import flatten
 
 SIDE = 64
-SMALL = pytest.mark.parametrize("name", NARROW)
+COSTLY = ("hyperiqa", "linearity", "maniqa")  # and their variants: run by make test-full
+
+
+def narrow(names):
+    """The costly ones apart."""
+    marks = {name: [pytest.mark.full] if name.startswith(COSTLY) else [] for name in names}
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=found) for name, found in marks.items()])
+
+
+SMALL = narrow(NARROW)
 FULL = pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow, pytest.mark.full]) for name in ZOO])
 
 
@@ -69,7 +78,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", {type(ZOO[name].build().network): name for name in NARROW}.values())
+@narrow({type(ZOO[name].build().network): name for name in NARROW}.values())
 def test_a_score_is_a_function_of_the_image_alone(name, folder, tmp_path, script, monkeypatch):
     """The same alone, among forty files, in another batch size and under another name, to 1e-5."""
     model, variables = with_weights(ZOO[name].narrow_model())
