@@ -19,7 +19,7 @@ from nriqa_jax.attacks import update_rules
 from nriqa_jax.attacks.gradient import GradientAttack
 from nriqa_jax.attacks.perturbations import Delta, Radius, within
 from nriqa_jax.metrics import fidelity
-from nriqa_jax.types import Images, Keys, Losses, Objective, Penalty, Scores, Theta
+from nriqa_jax.types import Images, Keys, Losses, Objective, Penalty, Perturbation, Scores, Theta
 
 Distance = Callable[[Images, Images], Float[Array, " batch"]]
 Descent = Callable[[Radius], optax.GradientTransformation]
@@ -79,8 +79,8 @@ def perceptual(
     objective: Objective,
     distance: Distance,
     *,
-    weight: Radius = 1.0,
     step_size: Radius = 1e-3,
+    weight: Radius = 1.0,
     steps: int = 200,
     descent: Descent = update_rules.unit_l2_descent,
     epsilon: Radius | None = None,
@@ -99,18 +99,16 @@ def perceptual(
         `chebyshev`.
       epsilon: largest change of a pixel value; none by default.
     """
-    start = Partial(_level_noise, jnp.array([-1, 2]))
-    rule = Partial(descent, step_size)
-    noisy = within(epsilon)._replace(init=start)
-    return GradientAttack(objective, noisy, rule, steps, penalty=_price(weight, distance))
+    noisy = _from_noise(-1, 2, epsilon)
+    return GradientAttack(objective, noisy, Partial(descent, step_size), steps, penalty=_price(weight, distance))
 
 
 def perceptual_code(
     objective: Objective,
     distance: Distance,
     *,
-    weight: Radius = 1.0,
     step_size: Radius = 0.005,
+    weight: Radius = 1.0,
     steps: int = 200,
     epsilon: Radius | None = None,
 ) -> GradientAttack:
@@ -128,8 +126,7 @@ def perceptual_code(
       steps: number of steps.
       epsilon: largest change of a pixel value; none by default.
     """
-    start, rule = Partial(_level_noise, jnp.array([-1, 1])), Partial(update_rules.sign_descent, step_size)
-    noisy = within(epsilon)._replace(init=start)
+    noisy, rule = _from_noise(-1, 1, epsilon), Partial(update_rules.sign_descent, step_size)
     return GradientAttack(objective, noisy, rule, steps, penalty=_price(weight, distance))
 
 
@@ -184,6 +181,11 @@ def _priced(weight: Radius, distance: Distance, theta: Theta, attacked: Images, 
 
 def _minus_squared_change(clean: Scores, scores: Scores) -> Losses:
     return -((scores - clean) ** 2)
+
+
+def _from_noise(low: int, high: int, epsilon: Radius | None) -> Perturbation:
+    """Changes that start as whole grey levels, from ``low`` up to below ``high``."""
+    return within(epsilon)._replace(init=Partial(_level_noise, jnp.array([low, high])))
 
 
 def _level_noise(bounds: Int[Array, " 2"], keys: Keys, images: Images) -> Delta:
