@@ -5,7 +5,6 @@ A script is a frozen dataclass whose fields are made by `flag`, a ``run(config)`
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import logging
 import os
@@ -19,13 +18,11 @@ from typing import Any, TypeVar
 import jax
 from absl import app, flags
 
-from experiments import compilation, processes
+from experiments import compilation, heap, processes
 from experiments.errors import UserError
 
 Config = TypeVar("Config")
 REQUIRED: Any = dataclasses.MISSING
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of <malloc.h>
 
 _DEFINE: dict[type, Callable[..., Any]] = {
     str: flags.DEFINE_string,
@@ -138,7 +135,7 @@ def set_up_jax(machine: Machine | None = None) -> None:
     """Exact float32 products on every backend, compiled programs kept between runs, devices and other processes."""
     machine = machine or Machine()
     if machine.keep_memory:
-        _keep_freed_memory()
+        heap.keep_freed_memory()
     logging.getLogger("jax").setLevel(logging.WARNING)  # backends that are not installed are no news
     jax.config.update("jax_default_matmul_precision", "highest")
     jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
@@ -152,15 +149,6 @@ def set_up_jax(machine: Machine | None = None) -> None:
 def _cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _keep_freed_memory() -> None:
-    """Let the C library reuse large buffers; mapping them anew costs CPUs a tenth to a half of a step's time."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
-        set_option = ctypes.CDLL("libc.so.6").mallopt
-        set_option(_M_MMAP_MAX, 0)
-        set_option(_M_TRIM_THRESHOLD, 2**31 - 1)
-        set_option(_M_ARENA_MAX, 1)  # other arenas cannot hold large buffers
 
 
 def double_precision() -> contextlib.AbstractContextManager:

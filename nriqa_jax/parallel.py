@@ -76,7 +76,10 @@ def group_units(units: Sequence[Unit], same: Callable[[Unit], Hashable], devices
 
 
 class Replicas:
-    """A score function, or any tree of weights, with a copy on every device of this process that works on a group."""
+    """A score function, or any tree of weights, on every device of this process that works on a group.
+
+    Each device has a copy of its own; the CPU devices of a process share one.
+    """
 
     def __init__(self, tree: PyTree, devices: Sequence[jax.Device] | None = None) -> None:
         """Use some devices; by default all of this process."""
@@ -87,7 +90,8 @@ class Replicas:
     def on(self, count: int) -> PyTree:
         """The tree on the first ``count`` devices."""
         if count not in self._copies:
-            self._copies[count] = jax.device_put(self._tree, self._sharding(count, PartitionSpec()))
+            tree = jax.tree.map(_to_share, self._tree)
+            self._copies[count] = jax.device_put(tree, self._sharding(count, PartitionSpec()), may_alias=True)
         return self._copies[count]
 
     def rows(self, count: int, tree: PyTree) -> PyTree:
@@ -96,6 +100,13 @@ class Replicas:
 
     def _sharding(self, count: int, spec: PartitionSpec) -> NamedSharding:
         return NamedSharding(Mesh(np.array(self.devices[:count]), ("images",)), spec)
+
+
+def _to_share(leaf: Any) -> Any:
+    """What lies in the memory of CPUs as a host array, of which all of them use one copy."""
+    on_cpus = isinstance(leaf, jax.Array) and all(device.platform == "cpu" for device in leaf.devices())
+    shareable = on_cpus and leaf.is_fully_addressable and not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(leaf) if shareable else leaf
 
 
 def call(fn: Callable[..., PyTree], *arguments: PyTree) -> PyTree:

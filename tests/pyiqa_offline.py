@@ -47,7 +47,9 @@ def create(name, monkeypatch, folder, **options):
         _libraries.append(library)
     _without_downloads(monkeypatch)
     import pyiqa
+    import pyiqa.archs.liqe_arch
 
+    monkeypatch.setattr(pyiqa.archs.liqe_arch, "DEFAULT_CACHE_DIR", str(folder / "hub" / "pyiqa"))  # of text features
     return pyiqa.create_metric(name, device="cpu", **options).net.eval()
 
 

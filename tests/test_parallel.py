@@ -103,6 +103,14 @@ def test_replicas_put_weights_and_rows_on_devices(images, tiny_score):
     assert replicas.on(1) is replicas.on(1)
 
 
+def test_cpu_devices_share_weights(tiny_score):
+    key = jax.random.key(3)
+    weights, shared_key = Replicas((tiny_score.args[0], key)).on(2)
+    addresses = [shard.data.unsafe_buffer_pointer() for shard in weights.addressable_shards]
+    assert addresses == [tiny_score.args[0].unsafe_buffer_pointer()] * 2
+    np.testing.assert_array_equal(jax.random.key_data(shared_key), jax.random.key_data(key))
+
+
 def test_gathering_in_one_process_changes_nothing():
     rows = np.arange(6).reshape(3, 2)
     assert gather(rows) is rows
