@@ -34,6 +34,7 @@ COLUMNS = (
     *("seconds_per_image", "runs", "forward_passes", "backward_passes"),
 )
 _OBJECTIVES = ("raise_score", "lower_score")
+_OTHER_BALLS = ("pgd_l2",)  # whose radius is no change of a pixel value
 _SIDE = 24  # of the image on which passes are counted
 
 
@@ -72,7 +73,7 @@ def _measure(config: Config, attack: str, objective: str, given: dict[str, int])
     common = {field.name: getattr(config, field.name) for field in dataclasses.fields(settings.Common)} | {
         "out": str(out)
     }
-    in_a_ball = next(iter(attack_flags.parameters(attack))) == "epsilon"
+    in_a_ball = attack not in _OTHER_BALLS and next(iter(attack_flags.parameters(attack))) == "epsilon"
     budget: dict[str, Any] = {"epsilon": config.epsilon} if in_a_ball else {"match_linf": config.epsilon}
     chosen: dict[str, Any] = {**common, **given, "out": str(out), "attack": attack, "objective": objective}
     table = attack_images.run(attack_images.Config(**chosen, **budget))
