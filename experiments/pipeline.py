@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, UInt32
 
-from experiments import compilation, loading, processes, records
+from experiments import compilation, heap, loading, processes, records
 from experiments.batch_sizes import BatchSizes
 from experiments.errors import UserError
 from experiments.ledger import Table, write_json
@@ -107,7 +107,7 @@ class Rows:
             count = sum(len(unit.items) for unit in todo)
             progress = Progress(count)
             while todo:
-                todo, seconds = self._compute(todo, work, progress)
+                todo, seconds = self._compute(todo, work, progress, compilations)
                 waited += seconds
             progress.close()
         if count:
@@ -116,13 +116,17 @@ class Rows:
             table.merge()
 
     def _compute(
-        self, todo: Sequence[Unit], work: Callable[[Batch], Cells], progress: Progress
+        self,
+        todo: Sequence[Unit],
+        work: Callable[[Batch], Cells],
+        progress: Progress,
+        compilations: compilation.Compilations,
     ) -> tuple[list[Unit], float]:
         """Compute units until one takes too much memory; what is left then, and the seconds waited for images."""
         groups = group_units(todo, self._size, len(self._replicas.devices))
         batches, waited = loading.ahead(self._images, groups, self._replicas), 0.0
         for position, group in enumerate(groups):
-            started = time.monotonic()
+            started, compiled = time.monotonic(), compilations.programs.total()
             batch = next(batches)
             waited += time.monotonic() - started
             try:
@@ -134,6 +138,8 @@ class Rows:
                 return self._in_halves([unit for rest in groups[position:] for unit in rest], group), waited
             self._record(group, batch, cells, time.monotonic() - started)
             progress.advance(sum(len(unit.items) for unit in group))
+            if compilations.programs.total() > compiled:
+                heap.give_back()
         return [], waited
 
     def _in_halves(self, todo: Sequence[Unit], group: Sequence[Unit]) -> list[Unit]:

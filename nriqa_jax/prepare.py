@@ -20,7 +20,9 @@ from nriqa_jax.winograd import WinogradKernel, transform_kernel
 Variables = Mapping[str, Any]
 Path = tuple[str, ...]
 
-_WINOGRAD_CHANNELS = 64  # from here on, on CPUs, fewer products outweigh the transforms
+# From so many channels on, on CPUs, fewer products outweigh the transforms, which take four times a map's memory.
+_WINOGRAD_CHANNELS, _WINOGRAD_CHANNELS_OF_LARGE_MAPS = 64, 128
+_LARGE_MAP = 128 * 128
 
 
 class Structure(NamedTuple):
@@ -28,11 +30,13 @@ class Structure(NamedTuple):
 
     Attributes:
       convolutions: all of them, by path.
+      pixels: of the maps that they give, by path.
       norms: path of the batch norm that takes a convolution's output, by the path of the convolution.
       epsilons: of the batch norms, by path.
     """
 
     convolutions: dict[Path, Conv]
+    pixels: dict[Path, int]
     norms: dict[Path, Path]
     epsilons: dict[Path, float]
 
@@ -72,7 +76,7 @@ def trace(network: nn.Module, variables: Variables, view_shape: tuple[int, ...])
 
     A pair counts where the batch norm takes every output of the convolution, and nothing else.
     """
-    found = Structure({}, {}, {})
+    found = Structure({}, {}, {}, {})
     calls: Counter[Path] = Counter()
     takers: dict[Path, list[Path]] = defaultdict(list)  # batch norms, for each output that they take
     makers: dict[int, tuple[Array, Path]] = {}  # the array is kept, so that its id stays its own
@@ -82,6 +86,7 @@ def trace(network: nn.Module, variables: Variables, view_shape: tuple[int, ...])
         calls[module.path] += 1
         if isinstance(module, Conv):
             found.convolutions[module.path] = module
+            found.pixels[module.path] = output.shape[1] * output.shape[2]
             makers[id(output)] = (output, module.path)
         elif isinstance(module, BatchNorm) and not module.has_variable("params", "folded"):
             found.epsilons[module.path] = module.epsilon
@@ -122,18 +127,20 @@ def fold(variables: Variables, structure: Structure) -> Variables:
 def _with_fast_kernels(params: Variables, structure: Structure) -> Variables:
     for path, module in structure.convolutions.items():
         conv = _at(params, path)
-        params = _replaced(params, path, {**conv, "kernel": _fast_kernel(conv["kernel"], module)})
+        kernel = _fast_kernel(conv["kernel"], module, structure.pixels[path])
+        params = _replaced(params, path, {**conv, "kernel": kernel})
     return params
 
 
-def _fast_kernel(kernel: Kernel, conv: Conv) -> Kernel:
+def _fast_kernel(kernel: Kernel, conv: Conv, pixels: int) -> Kernel:
     """A kernel as CPUs want it."""
     if isinstance(kernel, WinogradKernel | BundledKernel):
         return kernel
     if conv.groups > 1:
         return bundle(kernel, conv.groups)
     plain = (conv.window, conv.stride, conv.padding, conv.dilation) == (3, 1, 1, 1)
-    return transform_kernel(kernel) if plain and min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS else kernel
+    enough = _WINOGRAD_CHANNELS if pixels < _LARGE_MAP else _WINOGRAD_CHANNELS_OF_LARGE_MAPS
+    return transform_kernel(kernel) if plain and min(kernel.shape[2:]) >= enough else kernel
 
 
 def _at(tree: Variables, path: Path) -> Variables:
