@@ -1,19 +1,22 @@
 r"""Hold the speed of attacks against PyTorch: same networks, weights, images and steps, in turns on the same machine.
 
 python -m experiments.bench_speed --cases=cnniqa_step --batch_sizes=1,8 --out=speed.json
+python -m experiments.bench_speed --cases=attacks --contenders=nriqa_jax,torch_one_by_one --batch_sizes=16 --repeats=1
 python -m experiments.bench_speed --table=speed.json
 
-Every contender is a process of its own; in each round each of them runs once while the others wait. Prints a JSON line
-per case, batch size and contender as they come, and a table at the end. Contenders whose package is missing are
-skipped. On two CPU cores, the first command takes two minutes, and everything (no flags) more than an hour. Measure on
-a machine that does nothing else: contenders suffer differently from company.
+A case is a model and a task: a step, or a whole attack with its own settings and the number of steps in its name, as in
+cnniqa_madc5. Each contender draws random starts and views for itself. It is a process of its own; in each round each of
+them runs once while the others wait. Prints a JSON line per case, batch size and contender as they come, and a table at
+the end. Contenders whose package is missing are skipped. On two CPU cores, the first command takes two minutes, the
+second ten, and everything (no flags) hours. Measure on a machine that does nothing else: contenders suffer differently
+from company.
 """
 
 import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from experiments import cli, records
 from experiments.contenders import results
 from experiments.contenders.process import ContenderError, Process
 from experiments.contenders.race import race, started
-from experiments.contenders.workloads import CASES, CONTENDERS, OURS, PEER, SIZES, Workload
+from experiments.contenders.workloads import CASES, CONTENDERS, GROUPS, OURS, PEER, SIZES, Workload
 from weights_convert.store import write_atomic
 
 
@@ -29,7 +32,9 @@ from weights_convert.store import write_atomic
 class Config:
     """Settings of a measurement."""
 
-    cases: str = cli.flag("all", f"Cases, separated by commas: all, or some of {', '.join(CASES)}.")
+    cases: str = cli.flag(
+        "all", f"Cases, separated by commas: all, attacks (all on CNNIQA), or some of {', '.join(CASES)}."
+    )
     batch_sizes: str = cli.flag("1,8,32", "Batch sizes, separated by commas.")
     contenders: str = cli.flag("all", f"Who takes part: all that suit the device, or some of {', '.join(CONTENDERS)}.")
     repeats: int = cli.flag(7, "Measured runs of each contender.")
@@ -54,7 +59,7 @@ def run(config: Config, report: results.Report | None = None) -> Iterator[result
     report = {} if report is None else report
     report |= {"machine": results.machine(), "settings": dataclasses.asdict(config), "peak_flops": {}}
     report |= {"rows": [], "skipped": []}
-    names = _chosen("contenders", config.contenders, CONTENDERS)
+    names = _chosen("contenders", config.contenders, CONTENDERS, {"all": CONTENDERS})
     plan = _plan(config, report)
     flops = _probe(config, report, plan)
     device, peak = report["settings"]["device"], max(report["peak_flops"].values())
@@ -75,7 +80,7 @@ def run(config: Config, report: results.Report | None = None) -> Iterator[result
 
 def _plan(config: Config, report: results.Report) -> dict[str, list[Workload]]:
     """Workloads of each case, small batches first, so that the peak memory of a process is that of its last."""
-    cases, sizes = _chosen("cases", config.cases, CASES), _sizes(config.batch_sizes)
+    cases, sizes = _chosen("cases", config.cases, CASES, GROUPS), _sizes(config.batch_sizes)
     if config.repeats < 1:
         raise cli.UserError(f"--repeats={config.repeats} must be at least 1")
     plan = {}
@@ -91,12 +96,14 @@ def _plan(config: Config, report: results.Report) -> dict[str, list[Workload]]:
     return plan
 
 
-def _chosen(flag: str, text: str, known: Iterable[str]) -> list[str]:
-    names = list(known) if text == "all" else text.split(",")
+def _chosen(flag: str, text: str, known: Iterable[str], groups: Mapping[str, Iterable[str]]) -> list[str]:
+    """Names in a flag's text, each once; some stand for several others."""
+    names = [name for part in text.split(",") for name in groups.get(part, (part,))]
     for name in names:
         if name not in known:
-            raise cli.UserError(f"--{flag}: there is no '{name}'; give all, or some of {', '.join(known)}")
-    return names
+            choice = f"give {' or '.join(groups)}, or some of {', '.join(known)}"
+            raise cli.UserError(f"--{flag}: there is no '{name}'; {choice}")
+    return list(dict.fromkeys(names))
 
 
 def _sizes(text: str) -> list[int]:

@@ -86,11 +86,13 @@ class Rows:
           tables: the main table first; it is written last and decides what is done. The last one takes times.
           batch_sizes: how many images are computed together.
           replicas: the model on all devices.
-          out: folder of the run, where ``performance.json`` is written.
+          out: folder of the run, where ``performance.json`` is written; its ``fill`` is the share of computed rows
+            that were images. In attacks by queries, which ask as much for each image, it is that of queries, too.
         """
         self._images, self._sizes, self._replicas, self._out = images, batch_sizes, replicas, out
         self._main, *self._others, self._timings = tables
         self._names = list(images.sizes)
+        self._rows = self._used = 0
 
     def fill(self, work: Callable[[Batch], Cells]) -> None:
         """Compute what is missing; ``work`` gives the cells of each table but the last, by name of image."""
@@ -136,6 +138,8 @@ class Rows:
                     raise
                 batches.close()
                 return self._in_halves([unit for rest in groups[position:] for unit in rest], group), waited
+            if isinstance(batch, Batch):
+                self._rows, self._used = self._rows + len(batch.take), self._used + len(batch.names)
             self._record(group, batch, cells, time.monotonic() - started)
             progress.advance(sum(len(unit.items) for unit in group))
             if compilations.programs.total() > compiled:
@@ -173,6 +177,7 @@ class Rows:
             "seconds": seconds,
             "images_per_second": speed,
             "share_of_time_waiting_for_images": share,
+            "fill": self._used / self._rows if self._rows else 1.0,
             "programs": dict(sorted(compilations.programs.items())),
             "programs_from_cache": compilations.cached,
             "compile_seconds": compilations.seconds,

@@ -109,6 +109,11 @@ def _to_share(leaf: Any) -> Any:
     return np.asarray(leaf) if shareable else leaf
 
 
+def even_share(rows: int, devices: Sequence[jax.Device]) -> int:
+    """On how many of some devices a number of rows can be spread evenly."""
+    return max(count for count in range(1, len(devices) + 1) if rows % count == 0)
+
+
 def call(fn: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
     """A function of arrays, compiled once per shape; give weights as data, in a ``jax.tree_util.Partial``."""
     return _call(_as_pytree(fn), *arguments)
@@ -160,6 +165,11 @@ def start(attack: StepwiseAttack, score_fn: ScoreFn, images: Images, keys: Keys)
 def step(attack: StepwiseAttack, score_fn: ScoreFn, images: Images, state: PyTree) -> tuple[PyTree, Array]:
     """One compiled step: the next state and the losses before it. The state given is used up."""
     return _step(attack, _as_pytree(score_fn), images, state, images.sharding)
+
+
+def finish(attack: StepwiseAttack, score_fn: ScoreFn, images: Images, state: PyTree, loss_trace: Array) -> AttackResult:
+    """The compiled end of an attack."""
+    return _finish(attack, _as_pytree(score_fn), images, state, loss_trace)
 
 
 def gather(rows: np.ndarray) -> np.ndarray:

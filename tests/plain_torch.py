@@ -1,4 +1,4 @@
-"""What transcriptions of published attacks need: the score function `tiny_score` in PyTorch, one NCHW image each."""
+"""What holding attacks against PyTorch needs: the score function `tiny_score` there, and one NCHW image at a time."""
 
 import numpy as np
 import pytest
@@ -18,10 +18,21 @@ def torch_score(tiny_score):
     return score
 
 
-def gradient(loss, x):
-    x = x.detach().requires_grad_()
-    value = loss(x).sum()
-    return value.item(), torch.nan_to_num(torch.autograd.grad(value, x)[0])
+def torch_share(tiny_score):
+    """The loss of raising the score, in units of a score range from 0 to 100."""
+    score = torch_score(tiny_score)
+    return lambda x: -score(x) / 100
+
+
+class Counted:
+    """A loss that counts how often it is asked: the steps of an attack that may stop early."""
+
+    def __init__(self, loss):
+        self.loss, self.calls = loss, 0
+
+    def __call__(self, x):
+        self.calls += 1
+        return self.loss(x)
 
 
 def each(attack, images, *others):

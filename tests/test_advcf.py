@@ -1,12 +1,15 @@
 """AdvCF: colour curves, their box and penalty, with each image stopping by itself."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
-from plain_torch import agreement, torch, torch_score
+from plain_torch import Counted, agreement, each, torch_score
 
+from experiments.contenders import torch_warps
 from nriqa_jax.attacks import advcf, objectives
 from nriqa_jax.parallel import run_attack
 
@@ -20,43 +23,9 @@ def in_range(objective):
     return objectives.per_range(objective, 0.0, 100.0)
 
 
-def torch_curve(x, theta):
-    """The published filter: [1, 3, H, W] through curves [3, K], piece by piece."""
-    total = torch.zeros_like(x)
-    for k in range(K):
-        total = total + (x - k / K).clamp(0, 1 / K) * theta[:, k].view(1, 3, 1, 1)
-    return total * (K / theta.sum(1)).view(1, 3, 1, 1)
-
-
-def torch_box(tiny_score, image, steps, period=25):
-    """The published bounded attack on one image: normalised steps in a box, and its stop."""
-    x = torch.tensor(np.asarray(image)).permute(2, 0, 1)[None]
-    theta, last = torch.full((3, K), 1.0 / K, requires_grad=True), None
-    for step in range(steps):
-        loss = 1.0 - torch_score(tiny_score)(torch_curve(x, theta))[0] / 100.0
-        (gradient,) = torch.autograd.grad(loss, theta)
-        if step % period == 0:
-            if last is not None and loss > 0.9999 * last:
-                break
-            last = loss.item()
-        moved = theta - gradient / (gradient.norm() + 1e-8)
-        theta = moved.clamp(1.0 / K, 16.0 / K).detach().requires_grad_()
-    return torch_curve(x, theta)[0].detach().permute(1, 2, 0).numpy(), step
-
-
-def torch_penalised(tiny_score, image, steps):
-    """The published attack with a penalty, on one image."""
-    x = torch.tensor(np.asarray(image)).permute(2, 0, 1)[None]
-    theta = torch.full((3, K), 1.0 / K, requires_grad=True)
-    rule = torch.optim.Adam([theta], lr=0.01)
-    for _ in range(steps):
-        rule.zero_grad()
-        loss = 1.0 - torch_score(tiny_score)(torch_curve(x, theta))[0] / 100.0
-        shares = theta / theta.sum(1, keepdim=True)
-        (loss + 5.0 * ((shares - 1.0 / K) ** 2).sum()).backward()
-        rule.step()
-        theta.data.clamp_(min=0.0)
-    return torch_curve(x, theta)[0].detach().permute(1, 2, 0).numpy()
+def torch_rising(tiny_score):
+    score = torch_score(tiny_score)
+    return lambda x: 1.0 - score(x) / 100.0
 
 
 def rising(scores):
@@ -67,16 +36,24 @@ def rising(scores):
 def test_the_bounded_attack_is_the_published_one(steps, patience, tiny_score, images, keys):
     attack = advcf.advcf(Partial(rising), steps=steps, patience=patience)
     found = run_attack(attack, tiny_score, images, keys).images
-    expected, stops = zip(*(torch_box(tiny_score, image, steps, patience) for image in images))
+    stops = []
+
+    def published(x0):
+        counted = Counted(torch_rising(tiny_score))
+        attacked = torch_warps.advcf(counted, x0, steps=steps, patience=patience)
+        stops.append(counted.calls)
+        return attacked
+
+    expected = each(published, images)
     if patience < 25:
         assert len(set(stops)) > 1, "the images should not all stop at the same step"
-    assert agreement(found, np.stack(expected), 2e-6) > 0.999
+    assert agreement(found, expected, 2e-6) > 0.999
 
 
 def test_the_penalised_attack_is_the_published_one(tiny_score, images, keys):
     found = run_attack(advcf.advcf_adam(Partial(rising), steps=10), tiny_score, images, keys).images
-    expected = [torch_penalised(tiny_score, image, 10) for image in images]
-    assert agreement(found, np.stack(expected), 2e-6) > 0.999
+    expected = each(partial(torch_warps.advcf_adam, torch_rising(tiny_score), steps=10), images)
+    assert agreement(found, expected, 2e-6) > 0.999
 
 
 def test_curves_are_monotone_and_keep_black_and_white():

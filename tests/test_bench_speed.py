@@ -89,6 +89,14 @@ def test_small_batches_come_first():
     assert plan == {"cnniqa_step": [Workload("cnniqa", "step", batch, (299, 299)) for batch in (1, 8)]}
 
 
+def test_names_for_several_cases():
+    plan = bench_speed._plan(bench_speed.Config(cases="cnniqa_madc5,attacks", batch_sizes="16"), {"skipped": []})
+    assert next(iter(plan)) == "cnniqa_madc5"
+    assert {plan[case][0].task for case in plan} == set(workloads.ATTACKS)
+    assert all(workload.model == "cnniqa" and workload.batch == 16 for (workload,) in plan.values())
+    assert set(bench_speed._plan(bench_speed.Config(), {"skipped": []})) == set(workloads.CASES) - {"folder"}
+
+
 @pytest.fixture
 def small(monkeypatch):
     """CNNIQA on small images."""
@@ -142,6 +150,17 @@ def test_every_contender_and_both_loops(small, photo_folder):
     assert scores["folder", 7].keys() == {"nriqa_jax", "torch_reference"}
     for found in scores.values():
         np.testing.assert_allclose(list(found.values()), found["nriqa_jax"], rtol=1e-3)
+
+
+def test_attacks_run_batched_and_one_by_one(small):
+    pytest.importorskip("torch")
+    settings = {"cases": "cnniqa_ssah5,cnniqa_advcf5", "batch_sizes": "2", "repeats": 1, "device": "cpu"}
+    rows = list(bench_speed.run(bench_speed.Config(contenders="nriqa_jax,torch_one_by_one,torch_compile", **settings)))
+    names = ["nriqa_jax", "torch_one_by_one"]  # and no others: those who take batches know I-FGSM alone
+    assert [row["contender"] for row in rows] == 2 * names
+    for ours, theirs in (rows[:2], rows[2:]):
+        assert theirs["ratio"] > 0
+        assert theirs["score"] == pytest.approx(ours["score"], abs=0.01)
 
 
 def test_without_pytorch_there_is_no_count_of_operations(small, monkeypatch):

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import catalog
 from experiments.contenders import meter, ours, race, weights, workloads
 from experiments.contenders.process import Process
-from experiments.contenders.workloads import EPSILON, STEP_SIZE, STEPS, Entry, Workload, levels
+from experiments.contenders.workloads import ATTACKS, EPSILON, STEP_SIZE, STEPS, Entry, Workload, levels
 from nriqa_jax.attacks.objectives import raise_score
 from nriqa_jax.attacks.presets import ifgsm
 from nriqa_jax.parallel import run_attack
@@ -220,14 +221,50 @@ def test_attacks_of_the_peers_end_at_the_same_images():
     clean, keys = jnp.asarray(levels(workload)), jax.random.split(jax.random.key(0), 2)
     attack = ifgsm(raise_score(), epsilon=EPSILON, step_size=STEP_SIZE, steps=STEPS)
     result = run_attack(attack, model.score_fn(variables), clean, keys)
-    for peer in (Eager("cpu", "highest"), Eager("cpu", "highest", channels_last=True), OneByOne("cpu", "highest")):
+    eager = [Eager("cpu", "highest"), Eager("cpu", "highest", channels_last=True)]
+    for peer in (*eager, OneByOne("cpu", "highest"), OneByOne("cpu", "highest", frozen=True)):
         network, images = peer.model("cnniqa"), peer.images(workload)
-        found, scores = (jnp.asarray(x.detach().numpy()) for x in peer.attack(network, images))
+        found, scores = (jnp.asarray(x.detach().numpy()) for x in peer.attack("ifgsm10", network, images))
         # A gradient that is zero but for rounding may have either sign.
         assert np.mean(np.abs(found.transpose(0, 2, 3, 1) - result.images) < 1e-6) > 0.999
         np.testing.assert_allclose(scores, result.scores, rtol=1e-3)
         np.testing.assert_allclose(peer.prepare(workload)(), result.scores, rtol=1e-3)
     assert np.all(result.scores > model.apply(variables, clean) + 0.1)
+
+
+@pytest.mark.parametrize("task", ["ifgsm10", "madc5", "perceptual_msu5", "stadv_adam5", "advcf_adam5"])
+def test_tasks_are_the_same_attack_for_all(task):
+    """What each family is weighed against has the same unit; which images come out is tested with the attacks."""
+    pytest.importorskip("torch")
+    from experiments.contenders.torch_eager import OneByOne
+
+    workload = Workload("cnniqa", task, 2, (66, 66))
+    peer = OneByOne("cpu", "highest", frozen=True)
+    model, variables = ours.build("cnniqa")
+    clean, keys = jnp.asarray(levels(workload)), jax.random.split(jax.random.key(0), 2)
+    result = run_attack(ours.attack_of(workload), model.score_fn(variables), clean, keys)
+    change = np.abs(result.scores - model.apply(variables, clean))  # few long steps can also miss the goal
+    assert np.all(change > 0.01)
+    np.testing.assert_allclose(peer.prepare(workload)(), result.scores, atol=0.02 * np.min(change))
+
+
+def test_every_attack_by_iterated_gradients_is_a_task():
+    tasks = {name for name, _ in ATTACKS.values()}
+    # One step; no gradients; an alias; radii that need a model of natural images; attacks made of others.
+    others = {"fgsm", "universal", "nes", "square", "square_msu", "pgd", "amifgsm_niqe", "worst_case"}
+    assert tasks | others == set(catalog.ATTACKS)
+    assert not tasks & others
+    for task, (name, steps) in ATTACKS.items():
+        attack = ours.attack_of(Workload("cnniqa", task, 2))
+        assert (attack.steps, task) == (steps, f"{name}{steps}")
+    assert "ifgsm10" in ATTACKS
+
+
+def test_every_attack_has_a_peer():
+    pytest.importorskip("torch")
+    from experiments.contenders import torch_attacks
+
+    assert {name for name, _ in ATTACKS.values()} == torch_attacks.ATTACKS.keys()
 
 
 def test_operations_are_counted_per_image():
@@ -242,3 +279,4 @@ def test_operations_are_counted_per_image():
     assert count("step", 1) == 2 * 2 * 4 * layers
     assert count("step", 3) == 3 * count("step", 1)
     assert count("ifgsm10", 1) == 10 * count("step", 1) + 2 * 4 * layers
+    assert count("vmifgsm2", 1) == 12 * count("step", 1) + 2 * 4 * layers  # five neighbours at each step

@@ -22,6 +22,7 @@ BELOW = {  # what the modules under models and attacks may import, types aside
     "layers": {"grouped", "windows", "winograd"},
     "prepare": {"grouped", "layers", "winograd"},
     "metrics": {"image"},
+    "slots": {"parallel", "attacks"},
 }
 PEERS = {"models", "attacks", "defenses"}
 BASE = {"types", "windows", "winograd", "grouped", "image", "resize", "layers", "prepare", "metrics", "parallel"}

@@ -1,13 +1,15 @@
 """MADC and its L-infinity variant equal plain loops over single images, and keep their bounds."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from plain_torch import agreement, each, gradient, torch, torch_score
+from plain_torch import agreement, each, torch_share
 
+from experiments.contenders import torch_hidden
 from nriqa_jax.attacks import madc, objectives
 from nriqa_jax.attacks.perturbations import linf_by_steps, rmse, root_mean_square, starting_at
 from nriqa_jax.parallel import run_attack
@@ -15,58 +17,19 @@ from nriqa_jax.parallel import run_attack
 J = objectives.per_range(objectives.raise_score(), 0.0, 100.0)
 
 
-def torch_madc(score, lr, e, steps):
-    def size(x, x0):
-        return ((x - x0) ** 2).mean().sqrt()
-
-    def attack(x0):
-        x = x0.clone()
-        for i in range(steps):
-            _, v = gradient(lambda x: 1 - score(x) / 100, x)
-            if i:
-                _, g1 = gradient(lambda x: size(x, x0), x)
-                v = v - (g1 * v).sum() / (g1 * g1).sum() * g1
-            x = x - lr * torch.sign(v)
-            while size(x, x0) > e:
-                x = (x - 0.0005 * torch.sign(x - x0)).clamp(0, 1)
-            x = x.clamp(0, 1)
-        return x
-
-    return attack
-
-
-def torch_madc_linf(score, lr, e, steps):
-    def attack(x0, x):
-        for i in range(steps):
-            _, v = gradient(lambda x: 1 - score(x) / 100, x)
-            if i:
-                _, g1 = gradient(lambda x: (x - x0).abs().amax(), x)
-                v = v - (g1 * v).sum() / (g1 * g1).sum() * g1
-            x = x - lr * torch.sign(v)
-            for _ in range(150):
-                d = x - x0
-                if d.abs().max() <= e:
-                    break
-                x = (x - 0.001 * torch.sign(d) * (d.abs() > e)).clamp(0, 1)
-            x = x.clamp(0, 1)
-        return x
-
-    return attack
-
-
 @pytest.mark.parametrize(
     ("lr", "steps", "atol"), [(1e-3, 8, 1e-6), (0.0078, 10, 1e-6), (0.02, 6, 1e-6), (0.2, 1, 2e-5)]
 )
 def test_madc_equals_the_published_loop(lr, steps, atol, tiny_score, images, keys):
     found = run_attack(madc.madc(J, step_size=lr, steps=steps), tiny_score, images, keys).images
-    expected = each(torch_madc(torch_score(tiny_score), lr, 10 / 255, steps), images)
+    expected = each(partial(torch_hidden.madc, torch_share(tiny_score), step_size=lr, steps=steps), images)
     assert agreement(found, expected, atol) >= 0.999
 
 
 def test_madc_at_its_bound_gains_as_much_as_the_published_loop(tiny_score, images, keys):
     """Where hundreds of steps back end at 0, rounding errors decide the side, and single pixels differ."""
     found = run_attack(madc.madc(J, step_size=0.05), tiny_score, images, keys)
-    expected = each(torch_madc(torch_score(tiny_score), 0.05, 10 / 255, 8), images)
+    expected = each(partial(torch_hidden.madc, torch_share(tiny_score), step_size=0.05), images)
     gain = tiny_score(jnp.asarray(expected)) - tiny_score(images)
     np.testing.assert_allclose(found.scores - tiny_score(images), gain, rtol=0.1)
     np.testing.assert_allclose(root_mean_square(found.images - images), 10 / 255, rtol=0.02)
@@ -77,7 +40,11 @@ def test_madc_linf_equals_the_published_loop(tiny_score, images, keys):
     versions = jnp.clip(images + attack.perturbation.init(keys, images), 0.0, 1.0)
     attack = dataclasses.replace(attack, perturbation=starting_at(attack.perturbation, versions))
     found = run_attack(attack, tiny_score, images, keys).images
-    expected = each(torch_madc_linf(torch_score(tiny_score), 0.01, 7 / 255, 10), images, versions)
+
+    def published(x0, start):
+        return torch_hidden.madc_linf(torch_share(tiny_score), x0, steps=10, start=start)
+
+    expected = each(published, images, versions)
     assert agreement(found, expected, 2e-6) >= 0.999  # ten rounding errors of steps back
 
 

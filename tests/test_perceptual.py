@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
-from plain_torch import agreement, each, gradient, torch, torch_score
+from plain_torch import agreement, each, torch_score, torch_share
 
+from experiments.contenders import torch_hidden, torch_steps
 from nriqa_jax.attacks import objectives, perceptual, update_rules
 from nriqa_jax.attacks.perturbations import starting_at
 from nriqa_jax.attacks.sweep import sweep
@@ -19,54 +20,21 @@ J = objectives.per_range(objectives.raise_score(), 0.0, 100.0)
 SIGN = {"descent": update_rules.sign_descent}
 
 
-def torch_chebyshev(x, x0):
-    return (x - x0).abs().amax()
-
-
 def torch_dissimilarity(x, x0):
-    x, x0 = x.double(), x0.double()
-    taps = torch.exp(-((torch.arange(11, dtype=torch.float64) - 5.0) ** 2) / (2 * 1.5**2))
-    taps = taps / taps.sum()
-    window = (taps[:, None] * taps).expand(3, 1, 11, 11)
-    mean = partial(torch.nn.functional.conv2d, weight=window, groups=3)
-    mx, my = mean(x), mean(x0)
-    vx, vy, cov = mean(x * x) - mx * mx, mean(x0 * x0) - my * my, mean(x * x0) - mx * my
-    c1, c2 = 0.01**2, 0.03**2
-    ssim = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-    return 1 - ssim.mean()
+    return torch_hidden.dissimilarity(x.double(), x0.double())
 
 
-DISTANCES = {"chebyshev": torch_chebyshev, "dissimilarity": torch_dissimilarity}
+DISTANCES = {"chebyshev": torch_hidden.chebyshev, "dissimilarity": torch_dissimilarity}
 
 
-def torch_loop(objective, distance, weight, steps, rule):
-    def attack(x0, start):
-        x, state = start, {}
-        for t in range(1, steps + 1):
-            _, g = gradient(lambda x: objective(x, x0) + weight * distance(x, x0), x)
-            x = (x - rule(g, t, state)).clamp(0, 1)
-        return x
-
-    return attack
-
-
-def torch_squared_change(tiny_score):
+def published(attack, tiny_score, **settings):
+    """A peer that changes scores up or down, as a function of the image and the start."""
     score = torch_score(tiny_score)
-    return lambda x, x0: -((score(x) - score(x0)) ** 2)
 
+    def run(x0, start):
+        return attack(lambda x: -((score(x) - score(x0)) ** 2), x0, start=start, steps=10, **settings)
 
-def torch_sign(lr, g, t, state):
-    return lr * torch.sign(g)
-
-
-def torch_unit(lr, g, t, state):
-    return lr * g / g.norm()
-
-
-def torch_adam(lr, g, t, state):
-    state["m"] = 0.9 * state.get("m", 0.0) + 0.1 * g
-    state["v"] = 0.999 * state.get("v", 0.0) + 0.001 * g * g
-    return lr * (state["m"] / (1 - 0.9**t)) / ((state["v"] / (1 - 0.999**t)).sqrt() + 1e-8)
+    return run
 
 
 def run_and_compare(attack, loop, tiny_score, images, keys, atol=1e-6):
@@ -84,34 +52,40 @@ def test_the_paper_form_with_the_largest_change_equals_a_plain_loop(tiny_score, 
     )
     noise = attack.perturbation.init(keys, images) * 255 / 256
     attack = dataclasses.replace(attack, perturbation=starting_at(attack.perturbation, images + noise))
-    plain = torch_loop(torch_squared_change(tiny_score), torch_chebyshev, 3.0, 10, partial(torch_sign, 2.0**-10))
+    settings = {"weight": 3.0, "step_size": 2.0**-10, "rule": torch_steps.sign_rule}
+    plain = published(torch_hidden.perceptual, tiny_score, distance=torch_hidden.chebyshev, **settings)
     run_and_compare(attack, plain, tiny_score, images, keys)
 
 
 def test_the_paper_form_with_similarity_equals_a_plain_loop(tiny_score, images, keys):
     objective = perceptual.squared_change(tiny_score(images))
     attack = perceptual.perceptual(objective, perceptual.dissimilarity, weight=3.0)
-    plain = torch_loop(torch_squared_change(tiny_score), torch_dissimilarity, 3.0, 10, partial(torch_unit, 1e-3))
+    plain = published(torch_hidden.perceptual, tiny_score, distance=torch_dissimilarity, weight=3.0)
     run_and_compare(attack, plain, tiny_score, images, keys)
 
 
-def torch_new_adam(lr, g, t, state):
-    return torch_adam(lr, g / g.norm(), 1, {})
+def torch_code_with_adams(loss, x0, *, distance, weight, start, steps):
+    def new_adam(slope, x):
+        return torch_steps.Adam(0.005)(slope / slope.norm(), x)
+
+    return torch_hidden.priced(loss, x0, distance, weight, start, new_adam, steps)
 
 
-@pytest.mark.parametrize(("rule", "atol"), [(torch_sign, 1e-6), (torch_new_adam, 1e-3)])
-def test_the_code_form_equals_a_plain_loop_with_new_adams(rule, atol, tiny_score, images, keys):
+@pytest.mark.parametrize(("peer", "atol"), [(torch_hidden.perceptual_code, 1e-6), (torch_code_with_adams, 1e-3)])
+def test_the_code_form_equals_a_plain_loop_with_new_adams(peer, atol, tiny_score, images, keys):
     """Adam that is made anew at every step moves by the sign of the gradient, but where that is as small as 1e-8."""
     objective = perceptual.squared_change(tiny_score(images))
     attack = perceptual.perceptual_code(objective, Partial(perceptual.dissimilarity), weight=3.0)
-    plain = torch_loop(torch_squared_change(tiny_score), torch_dissimilarity, 3.0, 10, partial(rule, 0.005))
+    plain = published(peer, tiny_score, distance=torch_dissimilarity, weight=3.0)
     run_and_compare(attack, plain, tiny_score, images, keys, atol)
 
 
 def test_the_benchmark_form_equals_a_plain_loop(tiny_score, images, keys):
-    score = torch_score(tiny_score)
     attack = perceptual.perceptual_msu(J, perceptual.dissimilarity)
-    plain = torch_loop(lambda x, x0: 1 - score(x) / 100, torch_dissimilarity, 1.0, 10, partial(torch_adam, 0.005))
+
+    def plain(x0, start):
+        return torch_hidden.perceptual_msu(torch_share(tiny_score), x0, distance=torch_dissimilarity)
+
     run_and_compare(attack, plain, tiny_score, images, keys, 5e-6)
 
 
@@ -122,7 +96,7 @@ def test_distances_and_gradients_are_those_of_torch(name, images):
     for attacked in (images + noise, images):
         values = ours(attacked, images)
         grads = jax.grad(lambda x: ours(x, images).sum())(attacked)
-        expected = each(lambda x, x0: gradient(lambda x: DISTANCES[name](x, x0), x)[1], attacked, images)
+        expected = each(lambda x, x0: torch_steps.gradient(lambda x: DISTANCES[name](x, x0), x)[1], attacked, images)
         np.testing.assert_allclose(grads, expected, atol=1e-6)
         np.testing.assert_allclose(values, 0.0 if attacked is images else values, atol=1e-6)
 

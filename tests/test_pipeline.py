@@ -51,6 +51,8 @@ def limited(limit):
 
 def test_out_of_memory_halves_the_batch_and_loses_no_row(thirty, tmp_path, monkeypatch, script):
     expected = score_images.run(config(score_images, thirty, tmp_path / "plain", batch_size=4))
+    performance = json.loads((tmp_path / "plain" / "performance.json").read_text())
+    assert performance["fill"] == 30 / 32  # eight batches of four
     monkeypatch.setattr(score_images, "call", limited(4))
     settings = {"model": "tinyiqa", "weights": "random", "images": thirty, "batch_size": 30}
     code, printed, _ = script(score_images, out=tmp_path / "limited", **settings)

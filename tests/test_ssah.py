@@ -1,9 +1,12 @@
 """SSAH equals a plain loop over single images, and treats odd sizes alike."""
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
-from plain_torch import agreement, each, gradient, torch, torch_score
+from plain_torch import agreement, each, torch_share
 
+from experiments.contenders import torch_hidden
 from nriqa_jax.attacks import objectives
 from nriqa_jax.attacks.ssah import low_frequencies, ssah
 from nriqa_jax.parallel import run_attack
@@ -11,27 +14,9 @@ from nriqa_jax.parallel import run_attack
 J = objectives.per_range(objectives.raise_score(), 0.0, 100.0)
 
 
-def torch_ssah(score, lr, weight, steps):
-    def low(x):
-        return torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(x, 2), scale_factor=2)
-
-    def loss(x, x0):
-        return 1 - score(x) / 100 + weight * torch.nn.functional.smooth_l1_loss(low(x), low(x0), reduction="sum")
-
-    def attack(x0):
-        x, m, v = x0.clone(), 0.0, 0.0
-        for t in range(1, steps + 1):
-            _, g = gradient(lambda x: loss(x, x0), x)
-            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
-            x = (x - lr * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)).clamp(0, 1)
-        return x
-
-    return attack
-
-
 def test_ssah_equals_the_published_loop(tiny_score, images, keys):
     found = run_attack(ssah(J), tiny_score, images, keys).images
-    expected = each(torch_ssah(torch_score(tiny_score), 1e-3, 0.1, 10), images)
+    expected = each(partial(torch_hidden.ssah, torch_share(tiny_score)), images)
     assert agreement(found, expected, 2e-6) >= 0.999
 
 

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
+from plain_torch import torch
 
 from experiments import cli
+from experiments.contenders import torch_warps
 from nriqa_jax.attacks import objectives, stadv
 from nriqa_jax.parallel import run_attack
-
-torch = pytest.importorskip("torch")
 
 LOW, HIGH = 0.0, 100.0
 PRESETS = pytest.mark.parametrize("preset", [stadv.stadv, stadv.stadv_adam], ids=["lbfgs", "adam"])
@@ -36,46 +36,15 @@ def torch_score(tiny_score, x):
     return 50.0 + (means * torch.tensor([1.0, -2.0, 3.0, -1.0], dtype=x.dtype)).sum()
 
 
-def torch_sample(x, flow):
-    """Bilinear samples of [1, 3, H, W] at (row + u0, column + u1), as the benchmark computes them."""
-    _, _, height, width = x.shape
-    rows = (torch.arange(height).view(-1, 1) + flow[0, 0]).clamp(0, height - 1)
-    columns = (torch.arange(width).view(1, -1) + flow[0, 1]).clamp(0, width - 1)
-    top, left = rows.floor().long().clamp(0, height - 2), columns.floor().long().clamp(0, width - 2)
-    down, across = rows - top, columns - left
-    picture = x[0]
-    above = picture[:, top, left] * (1 - across) + picture[:, top, left + 1] * across
-    below = picture[:, top + 1, left] * (1 - across) + picture[:, top + 1, left + 1] * across
-    return (above * (1 - down) + below * down)[None]
+def torch_stadv(tiny_score, image, attack=None, higher_is_better=True, **settings):
+    """The peer on one image [H, W, 3], in the precision of the image."""
+    x0 = torch.tensor(np.asarray(image)).permute(2, 0, 1)[None]
+    sign = -1 if higher_is_better else 1
 
+    def loss(x):
+        return sign * torch_score(tiny_score, x) / (HIGH - LOW)
 
-def torch_roughness(flow):
-    padded = torch.nn.functional.pad(flow, (1, 1, 1, 1))
-    total = 0.0
-    for rows in (slice(2, None), slice(None, -2)):
-        for columns in (slice(2, None), slice(None, -2)):
-            total = total + (((flow - padded[:, :, rows, columns]) ** 2).sum(1) + 1e-8).sum()
-    return total
-
-
-def torch_stadv(tiny_score, image, steps, step_size, higher_is_better=True, optimizer=None):
-    """The published attack on one image, in the precision of the image."""
-    x = torch.tensor(np.asarray(image)).permute(2, 0, 1)[None]
-    flow = torch.zeros((1, 2, *x.shape[2:]), dtype=x.dtype, requires_grad=True)
-    make = optimizer or (lambda values: torch.optim.LBFGS(values, lr=step_size, max_iter=1, history_size=2))
-    rule, size = make([flow]), HIGH - LOW
-
-    def closure():
-        rule.zero_grad()
-        score = torch_score(tiny_score, torch_sample(x, flow))
-        score, t = (score, 1.5 * size) if higher_is_better else (size - score, 0.1 * size)
-        loss = 50.0 * t / (score + t) + 1e-5 * torch_roughness(flow)
-        loss.backward()
-        return loss
-
-    for _ in range(steps):
-        rule.step(closure)
-    return torch_sample(x, flow)[0].detach().permute(1, 2, 0).numpy()
+    return (attack or torch_warps.stadv)(loss, x0, **settings)[0].permute(1, 2, 0).numpy()
 
 
 @pytest.mark.parametrize("steps", [3, 10])
@@ -89,7 +58,10 @@ def test_lbfgs_steps_are_those_of_torch(steps, higher_is_better, tiny_score, smo
         score_fn = Partial(tiny_score.func, jnp.asarray(tiny_score.args[0], jnp.float64))
         found = np.asarray(run_attack(attack, score_fn, images, keys).images)
         assert found.dtype == np.float64
-        expected = [torch_stadv(tiny_score, image, steps, 2.5, higher_is_better) for image in images]
+        expected = [
+            torch_stadv(tiny_score, image, higher_is_better=higher_is_better, steps=steps, **settings)
+            for image in images
+        ]
     assert np.abs(expected - np.asarray(smooth)).max() > 1e-4
     np.testing.assert_allclose(found, np.stack(expected), atol=1e-9 if steps == 3 else 5e-6)
 
@@ -101,7 +73,7 @@ def test_single_precision_costs_no_more_digits_than_in_torch(steps, tiny_score, 
     found = run_attack(attack, tiny_score, smooth, keys).images
     assert found.dtype == jnp.float32
     exact, rounded = (
-        np.stack([torch_stadv(tiny_score, np.asarray(image, dtype), steps, 0.5) for image in smooth])
+        np.stack([torch_stadv(tiny_score, np.asarray(image, dtype), steps=steps, step_size=0.5) for image in smooth])
         for dtype in (np.float64, np.float32)
     )
     close = np.mean(np.abs(found - exact) < 1e-6)
@@ -111,10 +83,7 @@ def test_single_precision_costs_no_more_digits_than_in_torch(steps, tiny_score, 
 def test_adam_steps_are_those_of_torch(tiny_score, smooth, keys):
     goal = in_range(objectives.raise_score())
     found = run_attack(stadv.stadv_adam(goal, step_size=0.05, steps=10), tiny_score, smooth, keys).images
-    expected = [
-        torch_stadv(tiny_score, image, 10, None, optimizer=lambda values: torch.optim.Adam(values, lr=0.05))
-        for image in smooth
-    ]
+    expected = [torch_stadv(tiny_score, image, torch_warps.stadv_adam, step_size=0.05) for image in smooth]
     assert np.mean(np.abs(found - np.stack(expected)) < 1e-5) > 0.999
 
 
@@ -141,7 +110,7 @@ def test_the_loss_grows_with_any_objective(offset):
 
 def test_roughness_is_the_published_sum():
     flow = np.random.default_rng(2).normal(size=(3, 7, 5, 2)).astype(np.float32)
-    expected = [torch_roughness(torch.tensor(f.transpose(2, 0, 1)[None])).item() for f in flow]
+    expected = [torch_warps.roughness(torch.tensor(f.transpose(2, 0, 1)[None])).item() for f in flow]
     np.testing.assert_allclose(stadv.roughness(jnp.asarray(flow)), expected, rtol=1e-5)
 
 
@@ -166,7 +135,7 @@ def test_gradients_of_flows_are_those_of_torch(images):
     found = jax.grad(lambda f: jnp.sum(stadv.sample(f[None], images[:1])[0] * weights))(jnp.asarray(flow))
     values = torch.tensor(flow.transpose(2, 0, 1)[None].copy(), requires_grad=True)
     picture = torch.tensor(np.asarray(images[0]).transpose(2, 0, 1)[None].copy())
-    (torch_sample(picture, values)[0] * torch.tensor(weights.transpose(2, 0, 1).copy())).sum().backward()
+    (torch_warps.sample(picture, values)[0] * torch.tensor(weights.transpose(2, 0, 1).copy())).sum().backward()
     np.testing.assert_allclose(found, values.grad[0].numpy().transpose(1, 2, 0), atol=2e-5)
 
 

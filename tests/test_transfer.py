@@ -1,33 +1,18 @@
 """Attacks that carry over: equal to plain PyTorch loops when the same random draws are injected."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from plain_torch import agreement, gradient, torch, torch_score
+from plain_torch import agreement, each, torch, torch_share
 
+from experiments.contenders import torch_transfer
 from nriqa_jax.attacks import objectives, presets, transfer
 from nriqa_jax.parallel import run_attack
 
-EPSILON, STEP, STEPS = transfer.EPSILON, transfer.STEP, transfer.STEPS
-
-
-def torch_gradient(tiny_score):
-    """``images NHWC -> gradient of their summed scores``, by PyTorch."""
-    score = torch_score(tiny_score)
-
-    def of(images):
-        return as_nhwc(gradient(score, as_nchw(images))[1])
-
-    return of
-
-
-def as_nchw(images):
-    return torch.tensor(np.asarray(images)).permute(0, 3, 1, 2)
-
-
-def as_nhwc(images):
-    return images.detach().permute(0, 2, 3, 1).numpy()
+STEPS = transfer.STEPS
 
 
 @pytest.fixture
@@ -45,77 +30,50 @@ def step_keys(keys):
     return found
 
 
-def published_loop(slope, images, *, decay, at=lambda x, momentum: x, tune=lambda g, x, step: g):
-    """MI-FGSM in the ball, raising the score; ``at`` moves the point of the gradient, ``tune`` changes the gradient."""
-    x0 = np.asarray(images, np.float32)
-    x, momentum = x0.copy(), np.zeros_like(x0)
-    for step in range(STEPS):
-        g = tune(slope(at(x, momentum), step), x, step)
-        g = g / np.abs(g).mean((1, 2, 3), keepdims=True)
-        momentum = g + decay * momentum
-        x = np.clip(x0 + np.clip(x + STEP * np.sign(momentum) - x0, -EPSILON, EPSILON), 0, 1)
-    return x
-
-
 def attacked(make, tiny_score, images, keys, **settings):
     return run_attack(make(objectives.raise_score(), **settings), tiny_score, images, keys[:4]).images
 
 
+def published(attack, tiny_score, images, draws=None, **settings):
+    """A peer on one image after the other, each with its draws: ``draws(i)`` makes the setting that takes them."""
+    own = [draws(i) if draws else {} for i in range(len(images))]
+    loss = torch_share(tiny_score)
+    return np.concatenate([each(partial(attack, loss, **own[i], **settings), images[i : i + 1]) for i in range(4)])
+
+
 def test_nesterov_steps_equal_torch(tiny_score, four, keys):
-    slope = torch_gradient(tiny_score)
-    theirs = published_loop(lambda x, step: slope(x), four, decay=0.9, at=lambda x, momentum: x + 0.9 * STEP * momentum)
+    theirs = published(torch_transfer.nifgsm, tiny_score, four, decay=0.9)
     assert agreement(attacked(transfer.nifgsm, tiny_score, four, keys, decay=0.9), theirs) >= 0.999
 
 
-def torch_view(x, size, corner):
-    """One image, resized without antialiasing and padded with zeros."""
-    height, width = x.shape[1:]
-    small = torch.nn.functional.interpolate(x[None], tuple(size), mode="bilinear", align_corners=False)[0]
-    top, left = corner
-    return torch.nn.functional.pad(small, (left, width - size[1] - left, top, height - size[0] - top))
+@pytest.fixture
+def placements(step_keys, images):
+    """The views of each step, for one image."""
+    draws = [jax.vmap(lambda key: transfer._draw_placement(key, images.shape[1:3]))(keys) for keys in step_keys]
+    found = [(np.asarray(draw.sizes).tolist(), np.asarray(draw.corners).tolist()) for draw in draws]
 
-
-def gradient_through_views(tiny_score, step_keys):
-    score = torch_score(tiny_score)
-
-    def of(images, step):
-        draws = jax.vmap(lambda key: transfer._draw_placement(key, images.shape[1:3]))(step_keys[step])
-        placements = list(zip(np.asarray(draws.sizes).tolist(), np.asarray(draws.corners).tolist()))
-
-        def score_views(x):
-            return score(torch.stack([torch_view(image, *placement) for image, placement in zip(x, placements)]))
-
-        return as_nhwc(gradient(score_views, as_nchw(images))[1])
+    def of(i):
+        views = iter([(tuple(sizes[i]), tuple(corners[i])) for sizes, corners in found])
+        return {"draw": lambda height, width: next(views)}
 
     return of
 
 
-def test_random_views_equal_torch(tiny_score, four, keys, step_keys):
-    theirs = published_loop(gradient_through_views(tiny_score, step_keys), four, decay=0.0)
-    assert agreement(attacked(transfer.difgsm, tiny_score, four, keys), theirs) >= 0.999
-
-
-def test_smoothed_gradients_equal_torch(tiny_score, four, keys, step_keys):
-    taps = np.exp(-(np.linspace(-3, 3, 15) ** 2) / 2)
-    kernel = torch.tensor(np.outer(taps, taps) / np.outer(taps, taps).sum(), dtype=torch.float32).expand(3, 1, 15, 15)
-
-    def smooth(g, x, step):
-        return as_nhwc(torch.nn.functional.conv2d(as_nchw(g), kernel, padding=7, groups=3))
-
-    theirs = published_loop(gradient_through_views(tiny_score, step_keys), four, decay=0.0, tune=smooth)
-    assert agreement(attacked(transfer.tifgsm, tiny_score, four, keys), theirs) >= 0.999
+@pytest.mark.parametrize("name", ["difgsm", "tifgsm"])
+def test_random_views_and_smoothed_gradients_equal_torch(name, tiny_score, four, keys, placements):
+    theirs = published(getattr(torch_transfer, name), tiny_score, four, placements)
+    assert agreement(attacked(getattr(transfer, name), tiny_score, four, keys), theirs) >= 0.999
 
 
 def test_variance_tuning_equals_torch(tiny_score, four, keys, step_keys):
-    slope, variance = torch_gradient(tiny_score), [np.zeros(four.shape, np.float32)]
+    around = [[transfer.noise_around(four, keys, jnp.array(i)) for i in range(5)] for keys in step_keys]
+    around = np.asarray(around).transpose(2, 0, 1, 5, 3, 4).reshape(4, STEPS * 5, 1, 3, *four.shape[1:3])
 
-    def tune(g, x, step):
-        around = [np.asarray(transfer.noise_around(jnp.asarray(x), step_keys[step], jnp.array(i))) for i in range(5)]
-        tuned = g + variance[-1]
-        variance.append(np.mean([slope(x + 1.5 * EPSILON * noise) for noise in around], axis=0) - g)
-        return tuned
+    def draws(i):
+        noise = iter(torch.tensor(around[i]))
+        return {"noise": lambda x: next(noise)}
 
-    theirs = published_loop(lambda x, step: slope(x), four, decay=1.0, tune=tune)
+    theirs = published(torch_transfer.vmifgsm, tiny_score, four, draws)
     assert agreement(attacked(transfer.vmifgsm, tiny_score, four, keys), theirs) >= 0.999
 
 

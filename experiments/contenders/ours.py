@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments import cli, heap, score_images, settings
+from experiments import attack_flags, attack_images, cli, heap, score_images, settings
 from experiments.catalog import MODELS
 from experiments.contenders import meter, weights
 from experiments.contenders.worker import Runner
-from experiments.contenders.workloads import EPSILON, STEP_SIZE, STEPS, Workload, levels
+from experiments.contenders.workloads import ATTACKS, EPSILON, SCORE_RANGE, STEP_SIZE, Workload, levels
 from nriqa_jax import parallel
-from nriqa_jax.attacks.objectives import raise_score
+from nriqa_jax.attacks.objectives import per_range, raise_score
 from nriqa_jax.attacks.presets import ifgsm
 from nriqa_jax.layers import Dense
 from nriqa_jax.models.hyperiqa import hyperiqa
@@ -51,6 +51,13 @@ def build(name: str) -> tuple[Model, Variables]:
     model = dataclasses.replace(hyperiqa(), name=name, network=ResNetScore())
     rules = (*pieces.resnet("res", "res"), *pieces.layer("fc", "fc"))
     return model, jax.device_put(unflatten(apply_rules(rules, tensors, expected_shapes(model)).arrays))
+
+
+def attack_of(workload: Workload) -> Any:
+    """The attack of a task, as the scripts' flags make it."""
+    name, steps = ATTACKS[workload.task]
+    config = attack_images.Config(model=workload.model, weights="random", images="", out="", attack=name, steps=steps)
+    return attack_flags.preset(config)(per_range(raise_score(), 0.0, SCORE_RANGE))
 
 
 class Ours:
@@ -106,13 +113,14 @@ class Ours:
         scorers = (score, settings.gradient_fn(model, variables, score, self._precision))
         # As scripts do: a share of the batch on each device.
         replicas = parallel.Replicas(scorers)
-        count = max(n for n in range(1, len(replicas.devices) + 1) if workload.batch % n == 0)
+        count = parallel.even_share(workload.batch, replicas.devices)
         score_fn, gradient_fn = replicas.on(count)
         keys = jax.random.split(jax.random.key(0), workload.batch)
         images, keys = replicas.rows(count, (levels(workload), keys))
-        attack = ifgsm(raise_score(), epsilon=EPSILON, step_size=STEP_SIZE, steps=STEPS)
         if workload.task == "step":
+            attack = ifgsm(raise_score(), epsilon=EPSILON, step_size=STEP_SIZE)
             return _step_runner(attack, score_fn if gradient_fn is None else gradient_fn, images, keys)
+        attack = attack_of(workload)
         run_attack = partial(parallel.run_attack, gradient_fn=gradient_fn, fused=self._fused)
         return lambda: np.asarray(jax.block_until_ready(run_attack(attack, score_fn, images, keys)).scores)
 

@@ -10,10 +10,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.contenders import meter, weights
+from experiments.contenders import meter, torch_attacks, weights
 from experiments.contenders.torch_models import build
+from experiments.contenders.torch_steps import Images, Project, gradient, in_ball
 from experiments.contenders.worker import Runner
-from experiments.contenders.workloads import EPSILON, STEP_SIZE, STEPS, Workload, levels
+from experiments.contenders.workloads import ATTACKS, EPSILON, SCORE_RANGE, STEP_SIZE, Workload, levels
 
 
 class Eager:
@@ -58,46 +59,37 @@ class Eager:
 
     def count_flops(self, workload: Workload) -> int | None:
         """Operations of matrix products and convolutions, forward and backward."""
-        network, images = self.model(workload.model), self.images(workload).requires_grad_()
-        with FlopCounterMode(display=False) as step:
-            network(images).sum().backward()  # the counter does not work with autograd.grad
-        with FlopCounterMode(display=False) as forward, torch.no_grad():
-            network(images)
-        counts = step.get_total_flops(), forward.get_total_flops()
-        return counts[0] if workload.task == "step" else STEPS * counts[0] + counts[1]
+        run = self.prepare(workload)
+        with FlopCounterMode(display=False) as counter:
+            run()
+        return counter.get_total_flops()
 
     def prepare(self, workload: Workload) -> Runner:
         """See `worker.Contender`."""
         model, parts = self.model(workload.model), self.parts(self.images(workload))
-        bounds, state = [_bounds(part) for part in parts], list(parts)
+        balls, state = [in_ball(part, EPSILON) for part in parts], list(parts)
 
         def step() -> np.ndarray:
-            moved = [self.step(model, images, *bound) for images, bound in zip(state, bounds)]
+            moved = [self.step(model, images, ball) for images, ball in zip(state, balls)]
             state[:] = [images for images, _ in moved]
             return self.host(torch.cat([scores for _, scores in moved]))
 
         def attack() -> np.ndarray:
-            return self.host(torch.cat([self.attack(model, part)[1] for part in parts]))
+            return self.host(torch.cat([self.attack(workload.task, model, part)[1] for part in parts]))
 
         return step if workload.task == "step" else attack
 
-    def attack(self, model: Any, clean: Tensor) -> tuple[Tensor, Tensor]:
+    def attack(self, task: str, model: Any, clean: Images) -> tuple[Images, Tensor]:
         """Adversarial images and their scores."""
-        images, (low, high) = clean, _bounds(clean)
-        for _ in range(STEPS):
-            images, _ = self.step(model, images, low, high)
+        name, steps = ATTACKS[task]
+        images = torch_attacks.ATTACKS[name](lambda x: -model(x) / SCORE_RANGE, clean, steps=steps)
         with torch.no_grad():
             return images, model(images)
 
-    def step(self, model: Any, images: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Images one step further, within bounds, and the scores before."""
-        gradient, scores = self.gradient(model, images.detach().requires_grad_())
-        return torch.clamp(images + STEP_SIZE * gradient.sign(), low, high), scores
-
-    def gradient(self, model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient of each score with respect to its pixels, and the scores."""
-        scores = model(images)
-        return torch.autograd.grad(scores.sum(), images)[0], scores.detach()
+    def step(self, model: Any, images: Images, ball: Project) -> tuple[Images, Tensor]:
+        """Images one step further, within a ball, and the scores before."""
+        scores, slope = gradient(model, images)
+        return ball(images + STEP_SIZE * slope.sign()), scores
 
     def model(self, name: str) -> Any:
         """The network with the shared weights, on the device, ready to be called."""
@@ -112,7 +104,7 @@ class Eager:
         network: Any = build(name, weights.of_model(name), self.dtype)
         return network.to(self.device, memory_format=self.format)
 
-    def parts(self, images: Tensor) -> tuple[Tensor, ...]:
+    def parts(self, images: Images) -> tuple[Tensor, ...]:
         """What is computed together."""
         return (images,)
 
@@ -143,27 +135,35 @@ class Eager:
 
 
 class OneByOne(Eager):
-    """One image after another, with gradients of the weights computed as well, as the reference repositories do."""
+    """One image after another, with gradients of the weights computed as well, as the reference repositories do.
+
+    Or with frozen weights, as who takes care does.
+    """
+
+    def __init__(self, device: str, precision: str, *, frozen: bool = False) -> None:
+        """As the base class, with or without frozen weights."""
+        super().__init__(device, precision)
+        self._frozen = frozen
 
     def prepare(self, workload: Workload) -> Runner:
         """See `worker.Contender`."""
         return self._folder(workload) if workload.task == "folder" else super().prepare(workload)
 
-    def parts(self, images: Tensor) -> tuple[Tensor, ...]:
+    def parts(self, images: Images) -> tuple[Tensor, ...]:
         """Single images."""
         return images.split(1)
 
     def model(self, name: str) -> Any:
-        """A network whose weights ask for gradients."""
-        return self.network(name)
+        """A network whose weights ask for new gradients at every call, unless they are frozen."""
+        if self._frozen:
+            return super().model(name)
+        network = self.network(name)
 
-    def gradient(self, model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
-        """As in the base class, by a backward pass through everything."""
-        model.zero_grad()
-        scores = model(images)
-        scores.sum().backward()
-        assert images.grad is not None
-        return images.grad, scores.detach()
+        def scored(images: Images) -> Tensor:
+            network.zero_grad()
+            return network(images)
+
+        return scored
 
     def _folder(self, workload: Workload) -> Runner:
         """The usual loop over files."""
@@ -180,8 +180,3 @@ class OneByOne(Eager):
             return np.array(scores)
 
         return run
-
-
-def _bounds(clean: Tensor) -> tuple[Tensor, Tensor]:
-    """Lowest and highest admissible value of each pixel."""
-    return (clean - EPSILON).clamp(min=0), (clean + EPSILON).clamp(max=1)

@@ -6,7 +6,25 @@ from typing import Any
 
 import numpy as np
 
-EPSILON, STEP_SIZE, STEPS = 4 / 255, 1 / 255, 10
+EPSILON, STEP_SIZE, STEPS = 4 / 255, 1 / 255, 10  # of attack steps, and of `ifgsm10`, whose own they are
+SCORE_RANGE = 100.0  # unit of losses that are weighed against penalties; random weights have no range of their own
+
+# Names in `experiments.catalog`, and numbers of steps: small, since images per second hardly depend on them, and with
+# these the loops over single images of all attacks take some minutes. A step of vmifgsm takes six gradients.
+_STEPS: Mapping[str, int] = {
+    "ifgsm": STEPS,
+    **dict.fromkeys(("mifgsm", "mifgsm_raw", "amifgsm", "pgd_linf", "pgd_l2", "apgd"), 5),
+    **dict.fromkeys(("nifgsm", "difgsm", "tifgsm"), 5),
+    "vmifgsm": 2,
+    **dict.fromkeys(("madc", "madc_linf", "korhonen", "korhonen_msu"), 5),
+    **dict.fromkeys(("perceptual", "perceptual_code", "perceptual_msu", "perceptual_linf", "perceptual_ssim"), 5),
+    "ssah": 5,
+    "stadv": 3,
+    **dict.fromkeys(("stadv_adam", "advcf", "advcf_adam"), 5),
+}
+
+# Tasks that are whole attacks with settings of their own, but for the number of steps.
+ATTACKS: Mapping[str, tuple[str, int]] = {f"{name}{steps}": (name, steps) for name, steps in _STEPS.items()}
 
 # Height and width of the images of each model; where it takes crops, one crop.
 SIZES: Mapping[str, tuple[int, int]] = {
@@ -27,8 +45,8 @@ class Workload:
 
     Attributes:
       model: key of `SIZES`.
-      task: ``step`` (score, pixel gradient, signed step, projection), ``ifgsm10`` (ten such steps from the clean
-        images, and the scores of the outcome) or ``folder`` (scores of image files).
+      task: ``step`` (score, pixel gradient, signed step, projection), ``folder`` (scores of image files) or a key of
+        `ATTACKS` (that attack raises the scores of the clean images; and the scores of the outcome).
       batch: images per run.
       size: height and width of the images; zeros for files.
       folder: folder of the files.
@@ -54,7 +72,14 @@ class Workload:
 
 CASES: Mapping[str, tuple[str, str]] = {
     **{f"{model}_{task}": (model, task) for task in ("step", "ifgsm10") for model in SIZES},
+    **{f"cnniqa_{task}": ("cnniqa", task) for task in ATTACKS},
     "folder": ("cnniqa", "folder"),
+}
+
+# Names for several cases.
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "all": tuple(CASES),
+    "attacks": tuple(f"cnniqa_{task}" for task in ATTACKS),
 }
 
 
@@ -78,15 +103,17 @@ class Entry:
 OURS, PEER = "nriqa_jax", "torch_nchw"
 
 _OURS, _EAGER = "experiments.contenders.ours:Ours", "experiments.contenders.torch_eager:Eager"
+_ONE_BY_ONE = "experiments.contenders.torch_eager:OneByOne"
 CONTENDERS: Mapping[str, Entry] = {
-    OURS: Entry(_OURS, tasks=("step", "ifgsm10", "folder"), devices=("cpu", "gpu", "tpu")),
+    OURS: Entry(_OURS, tasks=("step", *ATTACKS, "folder"), devices=("cpu", "gpu", "tpu")),
     # The loop kinds; what users get is the host loop on a CPU and the fused one elsewhere.
     "nriqa_jax_fused": Entry(_OURS, {"fused": True}, tasks=("ifgsm10",), devices=()),
     "nriqa_jax_host": Entry(_OURS, {"fused": False}, tasks=("ifgsm10",), devices=("gpu", "tpu")),
     "nriqa_jax_lean": Entry(_OURS, {"keep_memory": False}, tasks=("step",), devices=()),
     PEER: Entry(_EAGER),
     "torch_channels_last": Entry(_EAGER, {"channels_last": True}),
-    "torch_reference": Entry("experiments.contenders.torch_eager:OneByOne", tasks=("step", "ifgsm10", "folder")),
+    "torch_reference": Entry(_ONE_BY_ONE, tasks=("step", "ifgsm10", "folder")),
+    "torch_one_by_one": Entry(_ONE_BY_ONE, {"frozen": True}, tasks=tuple(ATTACKS)),
     "torch_compile": Entry(_EAGER, {"channels_last": True, "compiled": True}),
     "torchattacks": Entry("experiments.contenders.torch_toolbox:Toolbox", tasks=("ifgsm10",)),
 }
