@@ -8,8 +8,8 @@ A case is a model and a task: a step, or a whole attack with its own settings an
 cnniqa_madc5. Each contender draws random starts and views for itself. It is a process of its own; in each round each of
 them runs once while the others wait. Prints a JSON line per case, batch size and contender as they come, and a table at
 the end. Contenders whose package is missing are skipped. On two CPU cores, the first command takes two minutes, the
-second ten, and everything (no flags) hours. Measure on a machine that does nothing else: contenders suffer differently
-from company.
+second twelve, and everything (no flags) hours. Measure on a machine that does nothing else: contenders suffer
+differently from company.
 """
 
 import contextlib
