@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,6 +19,7 @@ from nriqa_jax.attacks import (
     ssah,
     stadv,
     transfer,
+    unet,
     universal,
     worst_case,
 )
@@ -66,6 +68,9 @@ PATTERN = np.random.default_rng(5).uniform(-0.1, 0.1, (10, 9, 3)).astype(np.floa
 
 NATURAL = Pristine(np.zeros(FEATURES, np.float32), *(np.eye(FEATURES, dtype=np.float32),) * 2)
 
+NETWORK = unet.UNet(widths=(4, 6, 8))
+FACPA = {"network": unet.drawing(NETWORK, unet.init(NETWORK, jax.random.key(5))), "side": unet.multiple(NETWORK)}
+
 WITH_SSIM: dict[str, Any] = {"size": None, "settings_before": (perceptual.dissimilarity,)}
 
 ATTACKS = {
@@ -112,6 +117,7 @@ ATTACKS = {
     "advcf": Entry(advcf.advcf, size=None, strength=16.0),
     "advcf_adam": Entry(advcf.advcf_adam, {"steps": 20}, size=None, strength=0.01),
     "universal": Entry(universal.universal, {"pattern": PATTERN}, size=None, strength=1.0, gradients=False, aims=False),
+    "facpa": Entry(universal.facpa, FACPA, strength=0.08, budget=8 / 255, gradients=False, aims=False),
     "nes": Entry(
         black_box.nes, {"steps": 8, "samples": 5, "sigma": 0.01, "step_size": 0.3, "tile": 8}, gradients=False
     ),
