@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments import cli, natural, patterns, settings, weights
+from experiments import cli, natural, networks, patterns, settings, weights
 from experiments.catalog import ATTACKS, DISTANCES, PLAIN_DISTANCES
 from nriqa_jax.attacks.composite import Matched
 from nriqa_jax.metrics import fidelity
@@ -19,6 +19,7 @@ _SLACK = 1e-6  # of limits that 8-bit images meet exactly
 _DISTANCES = (*PLAIN_DISTANCES, *DISTANCES)
 _NEEDED = {  # settings without a default
     "pattern": "--pattern=FILE, made by experiments.train_universal",
+    "network": "--network=FILE, made by experiments.train_universal --method=facpa",
     "natural": "--natural=FILE, or a folder of good photographs",
 }
 
@@ -43,8 +44,10 @@ class AnyAttack(settings.Attack):
     strength: float | None = cli.flag(None, "The attack's own knob where that is not epsilon, such as a step size.")
     queries: int | None = cli.flag(None, "Number of queries of attacks without gradients; by default the attack's own.")
     pattern: str = cli.flag("", "File of a universal perturbation, .npy or .safetensors, for --attack=universal.")
+    network: str = cli.flag("", "File of a network that draws changes, .safetensors, for --attack=facpa.")
     distance: str = cli.flag("ssim", "What --attack=perceptual and its variants keep small.", _DISTANCES)
     distance_weights: str = cli.flag("", "Weights of the distance: a .safetensors or PyTorch file, or random.")
+    distance_backbone: str = cli.flag("", "PyTorch file of its backbone, where --distance_weights has the heads alone.")
     natural: str = cli.flag("", "Model of natural images of NIQE, or good photographs, for --attack=amifgsm_niqe.")
     match_linf: str = cli.flag("", "Search each image's strength for this largest change of a pixel, such as 4/255.")
     match_ssim: float | None = cli.flag(None, "Search each image's strength for this SSIM, such as 0.9.")
@@ -103,6 +106,7 @@ def _chosen(config: Any) -> dict[str, Any]:
             asked[knob] = _positive("strength", config.strength)
         asked["queries"] = config.queries
         asked["pattern"] = patterns.load_pattern(Path(config.pattern)) if config.pattern else None
+        asked |= networks.load_network(Path(config.network)).settings() if config.network else {}
         asked["natural"] = natural.load(config.natural) if config.natural else None
     return {name: value for name, value in asked.items() if value is not None}
 
@@ -113,7 +117,8 @@ def _distance(config: Any) -> Callable[..., Any]:
     if not config.distance_weights:
         raise cli.UserError(f"--distance={config.distance} needs --distance_weights=FILE, or random")
     distance = DISTANCES[config.distance]()
-    return distance.distance(weights.load_distance(config.distance_weights, distance, config.seed).variables)
+    found = weights.load_distance(config.distance_weights, distance, config.seed, config.distance_backbone)
+    return distance.distance(found.variables)
 
 
 def _matched(config: Any, make: Callable[..., Any]) -> MakeAttack:

@@ -91,6 +91,7 @@ ATTACKS: Mapping[str, Callable[..., StepwiseAttack | CompositeAttack]] = {
     "advcf": advcf.advcf,
     "advcf_adam": advcf.advcf_adam,
     "universal": universal.universal,
+    "facpa": universal.facpa,
     "nes": black_box.nes,
     "square": black_box.square,
     "square_msu": black_box.square_msu,

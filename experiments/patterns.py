@@ -1,7 +1,7 @@
 """Files of universal perturbations: ``.npy``, as others write them, or ``.safetensors`` with how it was made."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +57,14 @@ def save_pattern(path: Path, pattern: Pattern, metadata: Mapping[str, Any]) -> N
     store.write_atomic(path, _as_bytes(path, pattern, metadata))
 
 
-def check_name(path: Path, flag: str) -> None:
+def check_name(path: Path, flag: str, extensions: Sequence[str] = EXTENSIONS) -> None:
     """Refuse a file whose name does not say what it holds.
 
     Raises:
       UserError: then.
     """
-    if path.suffix not in EXTENSIONS:
-        raise UserError(f"{flag}={path} must end with {' or '.join(EXTENSIONS)}")
+    if path.suffix not in extensions:
+        raise UserError(f"{flag}={path} must end with {' or '.join(extensions)}")
 
 
 def _as_bytes(path: Path, pattern: Pattern, metadata: Mapping[str, Any]) -> bytes:

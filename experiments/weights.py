@@ -37,7 +37,7 @@ class DistanceWeights(NamedTuple):
 
     Attributes:
       variables: the numbers.
-      sha256: of the file that they came from, or of random weights themselves.
+      sha256: of the file, or the two, that they came from, or of random weights themselves.
     """
 
     variables: Variables
@@ -71,28 +71,36 @@ def load(weights: str, model: Model, seed: int) -> Weights:
     return Weights(jax.device_put(variables), hashlib.sha256(path.read_bytes()).hexdigest(), model)
 
 
-def load_distance(weights: str, distance: Distance, seed: int) -> DistanceWeights:
+def load_distance(weights: str, distance: Distance, seed: int, backbone: str = "") -> DistanceWeights:
     """Weights of a full-reference distance.
 
     Args:
       weights: path of a ``.safetensors`` or PyTorch file, or ``random``.
       distance: what they must fit.
       seed: seed of random weights.
+      backbone: path of the backbone's PyTorch file, where ``weights`` is one of the heads alone, as published.
 
     Raises:
       UserError: when there is no such file, or it does not fit the distance.
     """
+    path, converted = Path(weights), weights.endswith(".safetensors")
+    if backbone and (weights == "random" or converted):
+        raise UserError(f"--distance_backbone goes with a PyTorch file of heads, not with --distance_weights={weights}")
     if weights == "random":
         return DistanceWeights(*_random(distance, seed))
-    path = Path(weights)
     if not path.is_file():
         raise UserError(f"--distance_weights={weights} is not a file; give a .safetensors or PyTorch file, or random")
+    if backbone and not Path(backbone).is_file():
+        raise UserError(f"--distance_backbone={backbone} is not a file; give the backbone's PyTorch file")
     try:
-        read = store.load_variables if path.suffix == ".safetensors" else convert.load_torch
-        variables = read(path, distance)
+        if converted:
+            variables = store.load_variables(path, distance)
+        else:
+            variables = convert.load_torch(path, distance, backbone=backbone or None)
     except CheckpointError as error:
         raise UserError(f"--distance_weights={error}") from error
-    return DistanceWeights(jax.device_put(variables), hashlib.sha256(path.read_bytes()).hexdigest())
+    content = b"".join(Path(file).read_bytes() for file in (path, backbone) if file)
+    return DistanceWeights(jax.device_put(variables), hashlib.sha256(content).hexdigest())
 
 
 def _random(model: Owner, seed: int) -> tuple[Variables, str]:

@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from nriqa_jax.attacks import (
     advcf,
+    amifgsm,
     black_box,
     korhonen,
     madc,
@@ -17,10 +19,13 @@ from nriqa_jax.attacks import (
     ssah,
     stadv,
     transfer,
+    unet,
     universal,
     worst_case,
 )
 from nriqa_jax.attacks.perturbations import image_norm, root_mean_square
+from nriqa_jax.metrics.niqe import BLOCK, FEATURES, Pristine, niqe
+from nriqa_jax.parallel import call
 
 EPSILON = 8 / 255
 
@@ -41,23 +46,30 @@ class Entry(NamedTuple):
       settings: what the contract runs it with, besides the strength.
       strength: value of its first setting.
       size: what of a change is at most `budget`; None where only the pixel range bounds it.
-      budget: the bound; the strength if None.
+      budget: the bound, or a function from images to one for each; the strength if None.
       gradients: whether it follows gradients.
       aims: whether it goes where the objective says; a universal pattern goes where it was trained to.
       settings_before: what it takes after the objective, by position.
+      side: shortest side of images that it takes.
     """
 
     make: Callable[..., Any]
     settings: Mapping[str, Any] = MappingProxyType({})
     strength: float = EPSILON
     size: Callable[..., Any] | None = linf_size
-    budget: float | None = None
+    budget: float | Callable[..., Any] | None = None
     gradients: bool = True
     aims: bool = True
     settings_before: tuple[Any, ...] = ()
+    side: int = 1
 
 
 PATTERN = np.random.default_rng(5).uniform(-0.1, 0.1, (10, 9, 3)).astype(np.float32)
+
+NATURAL = Pristine(np.zeros(FEATURES, np.float32), *(np.eye(FEATURES, dtype=np.float32),) * 2)
+
+NETWORK = unet.UNet(widths=(4, 6, 8))
+FACPA = {"network": unet.drawing(NETWORK, unet.init(NETWORK, jax.random.key(5))), "side": unet.multiple(NETWORK)}
 
 WITH_SSIM: dict[str, Any] = {"size": None, "settings_before": (perceptual.dissimilarity,)}
 
@@ -67,6 +79,13 @@ ATTACKS = {
     "mifgsm": Entry(presets.mifgsm),
     "mifgsm_raw": Entry(presets.mifgsm_raw),
     "amifgsm": Entry(presets.amifgsm),
+    "amifgsm_niqe": Entry(
+        amifgsm.amifgsm_niqe,
+        {"natural": NATURAL},
+        strength=0.2,
+        budget=lambda images: 0.2 / call(niqe, images, NATURAL),
+        side=BLOCK,
+    ),
     "pgd_linf": Entry(presets.pgd_linf),
     "pgd_linf_restarts": Entry(presets.pgd_linf, {"restarts": 3}),
     "pgd_l2": Entry(presets.pgd_l2, size=l2_size),
@@ -98,6 +117,7 @@ ATTACKS = {
     "advcf": Entry(advcf.advcf, size=None, strength=16.0),
     "advcf_adam": Entry(advcf.advcf_adam, {"steps": 20}, size=None, strength=0.01),
     "universal": Entry(universal.universal, {"pattern": PATTERN}, size=None, strength=1.0, gradients=False, aims=False),
+    "facpa": Entry(universal.facpa, FACPA, strength=0.08, budget=8 / 255, gradients=False, aims=False),
     "nes": Entry(
         black_box.nes, {"steps": 8, "samples": 5, "sigma": 0.01, "step_size": 0.3, "tile": 8}, gradients=False
     ),

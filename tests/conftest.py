@@ -27,6 +27,8 @@ from experiments import cli
 jax.config.update("jax_num_cpu_devices", 2)  # scripts in this process use both
 
 _MAPS = 15_000
+_MOST_MAPS = 30_000
+_QUICK = 0.3  # seconds; a test that took less compiled little
 SHARED = Path(__file__).parents[2] / "shared"
 
 
@@ -42,8 +44,18 @@ def shared():
 def few_programs():
     """Forget compiled programs before their memory maps reach the 65,530 that Linux gives a process by default."""
     yield
+    forget_programs_above(_MAPS)
+
+
+def pytest_runtest_logreport(report):
+    """The same within a module of many programs."""
+    if report.duration > _QUICK:
+        forget_programs_above(_MOST_MAPS)
+
+
+def forget_programs_above(most):
     maps = Path("/proc/self/maps")
-    if maps.exists() and len(maps.read_text().splitlines()) > _MAPS:
+    if maps.exists() and maps.read_bytes().count(b"\n") > most:
         jax.clear_caches()
         gc.collect()
 

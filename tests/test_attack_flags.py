@@ -96,6 +96,8 @@ def test_the_worst_case_is_an_attack_like_others(folder, tmp_path):
     ("settings", "sentence"),
     [
         ({"attack": "universal", "steps": None}, "--attack=universal needs --pattern=FILE"),
+        ({"attack": "facpa", "steps": None}, "--attack=facpa needs --network=FILE"),
+        ({"network": "absent.safetensors"}, "--network=absent.safetensors is not a file"),
         ({"attack": "amifgsm_niqe"}, "--attack=amifgsm_niqe needs --natural=FILE"),
         ({"strength": 0.1}, "--strength: the strength of --attack=ifgsm is --epsilon"),
         ({"attack": "korhonen", "strength": -1.0}, "--strength=-1 must be above 0"),

@@ -96,7 +96,9 @@ def test_the_command_verifies_and_scores_a_photograph(tmp_path, capsys):
     pytest.importorskip("skimage")
     path, target = tmp_path / "cnniqa.pth", tmp_path / "cnniqa.safetensors"
     torch.save(randomize(torch_graphs.build("cnniqa")).state_dict(), path)
-    config = type("Config", (), {"model": "cnniqa", "src": path, "dst": target, "layout": None, "verify": True})
+    config = type(
+        "Config", (), {"model": "cnniqa", "src": path, "dst": target, "layout": None, "backbone": None, "verify": True}
+    )
     assert convert.main(config) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("cnniqa, layout original, 8 tensors, 724,901 numbers")
@@ -110,7 +112,9 @@ def test_a_conversion_unlike_torch_is_not_written(tmp_path, capsys, monkeypatch)
     path, target = tmp_path / "cnniqa.pth", tmp_path / "cnniqa.safetensors"
     torch.save(randomize(torch_graphs.build("cnniqa")).state_dict(), path)
     monkeypatch.setattr(verify, "against_torch", lambda *arguments: verify.Agreement(0.5, 0.1))
-    config = type("Config", (), {"model": "cnniqa", "src": path, "dst": target, "layout": None, "verify": True})
+    config = type(
+        "Config", (), {"model": "cnniqa", "src": path, "dst": target, "layout": None, "backbone": None, "verify": True}
+    )
     assert convert.main(config) == 1
     message = capsys.readouterr().err
     assert "the converted network is not that of PyTorch: outputs differ by 5.0e-01" in message

@@ -10,6 +10,7 @@ from torch_distances import ALL, converted, convolutions, make_state, narrow
 from experiments import weights
 from experiments.catalog import DISTANCES
 from experiments.errors import UserError
+from nriqa_jax.models.cnniqa import cnniqa
 from weights_convert import convert, store
 from weights_convert.convert import convert_tensors
 from weights_convert.rules import CheckpointError, expected_shapes
@@ -39,20 +40,25 @@ def test_heads_may_be_in_a_list_alone(name):
     jax.tree.map(np.testing.assert_array_equal, conversion.arrays, expected)
 
 
-@ALL
-def test_published_heads_need_the_backbone(name):
-    """Authors publish heads alone; the tensors of torchvision's network beside them make a whole."""
+def in_two(name):
+    """Heads as published, and a backbone as torchvision saves it."""
     full = make_state(name)
     heads = {key: array for key, array in full.items() if key.startswith(("lin0", "lin1", "lin2", "lin3", "lin4"))}
     heads |= {key: full[key] for key in ("alpha", "beta") if key in full}
-    with pytest.raises(CheckpointError) as caught:
-        convert_tensors(heads, narrow(name))
-    assert str(caught.value) == f"it holds the heads of {name} alone; save the backbone's tensors beside them"
-    backbone = {}
+    backbone = {"classifier.1.weight": np.ones((3, 4), np.float32)}
     for prefix, _, _ in convolutions(name, 4):
         for leaf in ("weight", "bias"):
             backbone[f"features.{prefix.rpartition('.')[2]}.{leaf}"] = full[f"{prefix}.{leaf}"]
-    backbone["classifier.1.weight"] = np.ones((3, 4), np.float32)
+    return heads, backbone
+
+
+@ALL
+def test_published_heads_need_the_backbone(name):
+    """Authors publish heads alone; the tensors of torchvision's network beside them make a whole."""
+    full, (heads, backbone) = make_state(name), in_two(name)
+    with pytest.raises(CheckpointError) as caught:
+        convert_tensors(heads, narrow(name))
+    assert str(caught.value) == f"it holds the heads of {name} alone; give the backbone's file, too"
     _, conversion = convert_tensors(heads | backbone, narrow(name))
     expected = convert_tensors(full, narrow(name))[1].arrays
     jax.tree.map(np.testing.assert_array_equal, conversion.arrays, expected)
@@ -97,12 +103,52 @@ def test_weights_from_files(name, tmp_path):
         assert "\n" not in str(caught.value)
 
 
+@ALL
+def test_heads_and_backbone_may_be_two_files(name, tmp_path):
+    torch = pytest.importorskip("torch")
+    distance, expected = narrow(name), converted(name, make_state(name))
+    for file, state in zip(("heads.pt", "net.pth"), in_two(name)):
+        torch.save({key: torch.tensor(array) for key, array in state.items()}, tmp_path / file)
+    heads, backbone = str(tmp_path / "heads.pt"), str(tmp_path / "net.pth")
+    found = weights.load_distance(heads, distance, 0, backbone)
+    jax.tree.map(np.testing.assert_array_equal, found.variables, expected)
+    report = convert.convert_file(heads, tmp_path / "a.safetensors", distance, backbone=backbone)
+    assert (report["source_file"], report["backbone_file"]) == ("heads.pt", "net.pth")
+    assert report["source_sha256"] != report["backbone_sha256"]
+    loaded = weights.load_distance(str(tmp_path / "a.safetensors"), distance, 0)
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, expected)
+    for given, beside, words in (
+        (heads, "", "heads.pt: it holds the heads of .* alone; give the backbone's file, too$"),
+        (heads, heads, "heads.pt: the file of the heads holds '.*', too$"),
+        (heads, "absent.pth", "^--distance_backbone=absent.pth is not a file"),
+        (
+            "random",
+            backbone,
+            "^--distance_backbone goes with a PyTorch file of heads, not with --distance_weights=random",
+        ),
+        (str(tmp_path / "a.safetensors"), backbone, "a.safetensors$"),
+    ):
+        with pytest.raises(UserError, match=words) as caught:
+            weights.load_distance(given, distance, 0, beside)
+        assert "\n" not in str(caught.value)
+
+
+def test_the_backbone_of_another_distance_is_refused(tmp_path):
+    torch = pytest.importorskip("torch")
+    for file, state in (("heads.pt", in_two("lpips_vgg")[0]), ("net.pth", in_two("lpips_alex")[1])):
+        torch.save({key: torch.tensor(array) for key, array in state.items()}, tmp_path / file)
+    with pytest.raises(UserError, match="the tensors do not fit lpips_vgg"):
+        weights.load_distance(str(tmp_path / "heads.pt"), narrow("lpips_vgg"), 0, str(tmp_path / "net.pth"))
+    with pytest.raises(CheckpointError, match="cnniqa has no backbone in a file of its own"):
+        convert.load_torch(tmp_path / "heads.pt", cnniqa(), backbone=tmp_path / "net.pth")
+
+
 def test_the_command_converts_and_measures_a_photograph(tmp_path, capsys):
     torch = pytest.importorskip("torch")
     pytest.importorskip("skimage")
     source, target = tmp_path / "alex.pth", tmp_path / "alex.safetensors"
     torch.save({key: torch.tensor(array) for key, array in make_state("lpips_alex", 64).items()}, source)
-    settings = {"model": "lpips_alex", "src": source, "dst": target, "layout": None, "verify": False}
+    settings = {"model": "lpips_alex", "src": source, "dst": target, "layout": None, "backbone": None, "verify": False}
     assert convert.main(type("Config", (), settings)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("lpips_alex, layout original, 15 tensors, 2,470,848 numbers")

@@ -2,13 +2,15 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
 from PIL import Image
 
-from experiments import patterns, train_universal
+from experiments import attack_images, networks, patterns, train_universal
 from experiments.errors import UserError
 from nriqa_jax.attacks import objectives, unet, universal
 from nriqa_jax.parallel import run_attack
@@ -114,6 +116,55 @@ def test_the_script_is_reproducible_and_recorded(method, photo_folder, tmp_path,
     assert capsys.readouterr().out.count("mean objective") == 4
 
 
+@pytest.mark.parametrize("objective", ["raise_quality", "lower_quality"])
+def test_networks_are_trained_recorded_and_used(objective, photo_folder, tmp_path, monkeypatch):
+    """Trained on some images, FACPA moves the scores of all of them; sides need not be those of the training."""
+    monkeypatch.setattr(train_universal, "NETWORK", unet.UNet(widths=(4, 6, 8)))
+    path = tmp_path / "network.safetensors"
+    means = train(photo_folder, path, method="facpa", objective=objective, epochs=4)
+    assert means[-1] < means[0]
+    with safetensors.safe_open(path, framework="numpy") as file:
+        record = json.loads(file.metadata()["nriqa_jax"])
+    assert (record["flags"]["method"], record["widths"], record["model"]["name"]) == ("facpa", [4, 6, 8], "tinyiqa")
+    settings = {"attack": "facpa", "network": str(path), "strength": 0.08, "objective": objective}
+    settings |= {"model": "tinyiqa", "weights": "embedded", "images": str(photo_folder), "out": str(tmp_path / "run")}
+    table = attack_images.run(attack_images.Config(**settings))
+    change = table.numbers("score_adversarial") - table.numbers("score_clean")
+    assert np.mean(change if objective == "raise_quality" else -change) > 0
+    assert np.max(table.numbers("linf_255")) <= 8
+
+
+def test_wrong_networks_are_refused_in_one_sentence(pattern, tmp_path):
+    path = tmp_path / "net.safetensors"
+    network = unet.UNet(widths=(4, 6))
+    params = unet.init(network, jax.random.key(0))
+    networks.save_network(path, network, params, {})
+    found = networks.load_network(path)
+    assert found.side == 4
+    ones = jnp.ones((1, 8, 4, 3))
+    np.testing.assert_array_equal(found.draw(ones), network.apply(params, ones))
+    broken = {
+        "absent.safetensors": (None, "is not a file"),
+        "text.safetensors": (lambda file: file.write_bytes(b"hello"), "not a sound safetensors file"),
+        "pattern.safetensors": (lambda file: patterns.save_pattern(file, pattern, {}), "is not of a network"),
+        "other.safetensors": (
+            lambda file: networks.save_network(file, unet.UNet(widths=(4, 5)), params, {}),
+            "do not fit its widths: ",
+        ),
+        "nan.safetensors": (
+            lambda file: networks.save_network(file, network, jax.tree.map(lambda x: x * np.nan, params), {}),
+            "not finite",
+        ),
+    }
+    for name, (write, message) in broken.items():
+        if write:
+            write(tmp_path / name)
+        with pytest.raises(UserError, match=message) as caught:
+            networks.load_network(tmp_path / name)
+        assert str(caught.value).startswith("--network=")
+        assert "\n" not in str(caught.value)
+
+
 def test_the_script_learns(photo_folder, tmp_path, script):
     for objective in ("raise_quality", "lower_quality"):
         out = tmp_path / f"{objective}.npy"
@@ -164,5 +215,7 @@ def test_bad_settings_are_refused(photo_folder, tmp_path, refusal):
     assert "--batch_size=0" in refused(batch_size=0)
     assert "--crop=16" in refused(crop=16)
     assert "multiple of 256" in refused(crop=128, method="generative")
+    assert "must end with .safetensors" in refused(method="facpa")
+    assert "multiple of 256" in refused(crop=128, method="facpa", out=tmp_path / "n.safetensors")
     assert "does not exist" in refused(images=tmp_path / "absent")
     assert "should be one of" in refused(objective="away")

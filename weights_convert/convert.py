@@ -8,7 +8,8 @@ transposes every tensor, and writes only if the result is exactly the variables 
 a blurred copy. With ``--verify`` and torch installed, the network is compared with PyTorch first.
 
 Full-reference distances (``lpips_vgg``, ``lpips_alex``, ``dists``) convert likewise. Their published files hold heads
-without a backbone; save ``lpips.LPIPS(net="vgg").state_dict()`` or the like, or torchvision's tensors beside them.
+without a backbone: give torchvision's file of VGG16 or AlexNet as ``--backbone``. A file with both, such as
+``lpips.LPIPS(net="vgg").state_dict()``, needs none.
 """
 
 import dataclasses
@@ -25,8 +26,9 @@ import numpy as np
 
 from nriqa_jax.models.distance import Distance
 from nriqa_jax.models.model import Model
-from weights_convert import smoke, store, torch_graphs, verify
+from weights_convert import smoke, sources, store, torch_graphs, verify
 from weights_convert.rules import CheckpointError, Conversion, Owner, Problems, expected_shapes, match_rules, unflatten
+from weights_convert.sources import File
 from weights_convert.tables import EVERY_LAYOUT
 from weights_convert.torch_file import read_tensors
 
@@ -64,7 +66,7 @@ def convert_tensors(
     attempts = [(name, *match_rules(layouts[name].rules, tensors, expected)) for name in names]
     name, conversion, problems = min(attempts, key=lambda attempt: attempt[2].count())
     if isinstance(model, Distance) and _lacks_backbone(conversion, problems):
-        raise CheckpointError(f"it holds the heads of {model.name} alone; save the backbone's tensors beside them")
+        raise CheckpointError(f"it holds the heads of {model.name} alone; give the backbone's file, too")
     if problems.count():
         raise CheckpointError(problems.message(f"the tensors do not fit {model.name} (layout {name})"))
     return name, conversion
@@ -76,14 +78,14 @@ def _lacks_backbone(conversion: Conversion, problems: Problems) -> bool:
     return bool(heads) and problems.count() == sum(path.startswith("params/net/") for path in problems.missing)
 
 
-def load_torch(path: str | os.PathLike, model: Owner, layout: str | None = None) -> dict[str, Any]:
-    """Read a PyTorch checkpoint as nested variables, with the checks of a conversion, and write nothing.
+def load_torch(path: File, model: Owner, layout: str | None = None, backbone: File | None = None) -> dict[str, Any]:
+    """Read a PyTorch checkpoint as nested variables, with the checks of `convert_file`, and write nothing.
 
     Raises:
       CheckpointError: if the file is damaged or refused, or does not fit the model.
       ValueError: as in ``convert_tensors``.
     """
-    return unflatten(convert_checkpoint(path, model, layout)[1].arrays)
+    return unflatten(convert_checkpoint(path, model, layout, backbone)[1].arrays)
 
 
 def in_unit_of(layout: str, model: Model) -> Model:
@@ -93,7 +95,7 @@ def in_unit_of(layout: str, model: Model) -> Model:
 
 
 def convert_file(
-    src: str | os.PathLike, dst: str | os.PathLike, model: Owner, layout: str | None = None
+    src: File, dst: File, model: Owner, layout: str | None = None, backbone: File | None = None
 ) -> dict[str, Any]:
     """Convert a checkpoint file; ``dst`` and its report are written only when everything fits.
 
@@ -102,6 +104,7 @@ def convert_file(
       dst: the file to write, ``FILE.safetensors``; the report is ``FILE.conversion.json``.
       model: the model that the file must fit.
       layout: name of a rule table; by default the one that fits best.
+      backbone: file of the backbone of a distance whose heads alone are in ``src``.
 
     Returns:
       The report. Equal checkpoints give equal files and, but for file names, equal reports.
@@ -112,8 +115,8 @@ def convert_file(
       OSError: if ``dst`` cannot be written.
     """
     report_file = report_path(dst)
-    name, conversion = convert_checkpoint(src, model, layout)
-    origin = {"source_file": Path(src).name, "source_sha256": _sha256(Path(src).read_bytes()), "layout": name}
+    name, conversion = convert_checkpoint(src, model, layout, backbone)
+    origin = {**sources.origin(src, backbone), "layout": name}
     metadata = store.describe(in_unit_of(name, model) if isinstance(model, Model) else model) | origin
     data = store.serialize(unflatten(conversion.arrays), metadata)
     report = metadata | {"file": Path(dst).name, "sha256": _sha256(data)} | _contents(conversion)
@@ -137,9 +140,11 @@ def report_path(dst: str | os.PathLike) -> Path:
     return path.with_suffix(".conversion.json")
 
 
-def convert_checkpoint(path: str | os.PathLike, model: Owner, layout: str | None = None) -> tuple[str, Conversion]:
+def convert_checkpoint(
+    path: File, model: Owner, layout: str | None = None, backbone: File | None = None
+) -> tuple[str, Conversion]:
     """Name of the layout and converted arrays of a file; arguments and errors are those of `load_torch`."""
-    tensors = read_tensors(path)
+    tensors = sources.tensors_of(path, model, backbone)
     try:
         return convert_tensors(tensors, model, layout)
     except CheckpointError as error:
@@ -168,13 +173,14 @@ def main(config: Any) -> int:
     """The command, given its flags; 0 when converted, 1 for a bad checkpoint."""
     from experiments import catalog, cli  # here, because experiments imports this package
 
-    if not Path(config.src).is_file():
-        raise cli.UserError(f"--src={config.src} is not a file; give a PyTorch checkpoint")
+    for flag, file in (("src", config.src), ("backbone", config.backbone)):
+        if file is not None and not Path(file).is_file():
+            raise cli.UserError(f"--{flag}={file} is not a file; give a PyTorch checkpoint")
     model: Owner = (catalog.MODELS.get(config.model) or catalog.DISTANCES[config.model])()
     try:
         report_path(config.dst)
         agreement = _verified(config, model) if config.verify else ""
-        report = convert_file(config.src, config.dst, model, config.layout)
+        report = convert_file(config.src, config.dst, model, config.layout, config.backbone)
     except CheckpointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -230,6 +236,7 @@ def _run_command() -> None:
         src: str = cli.flag(cli.REQUIRED, "PyTorch checkpoint to read (.pth, .pt or .pkl).")
         dst: str = cli.flag(cli.REQUIRED, "File to write; its name ends in .safetensors.")
         layout: str | None = cli.flag(None, "Naming scheme of the checkpoint; by default the one that fits best.")
+        backbone: str | None = cli.flag(None, "PyTorch file of a distance's backbone, where --src has the heads alone.")
         verify: bool = cli.flag(False, "Compare outputs and input gradients with PyTorch, which must be installed.")
 
     cli.run(Config, main)

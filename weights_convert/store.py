@@ -82,7 +82,7 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
       CheckpointError: if it is no safetensors file, or not one of this project.
     """
-    return _read(path, arrays=False)[0]
+    return read(path, arrays=False)[0]
 
 
 def load_variables(path: str | os.PathLike, model: Owner) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def load_variables(path: str | os.PathLike, model: Owner) -> dict[str, Any]:
     Raises:
       CheckpointError: if the file is damaged, belongs to another model, or is incomplete.
     """
-    metadata, arrays = _read(path, arrays=True)
+    metadata, arrays = read(path)
     name = metadata.get("model", "no named model")
     if name != model.name:
         raise CheckpointError(f"{os.fspath(path)}: these are weights of {name}, not of {model.name}")
@@ -109,8 +109,12 @@ def load_variables(path: str | os.PathLike, model: Owner) -> dict[str, Any]:
     return unflatten(arrays)
 
 
-def _read(path: str | os.PathLike, *, arrays: bool) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Metadata and, if wanted, arrays by path."""
+def read(path: str | os.PathLike, *, arrays: bool = True) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Metadata and, if wanted, arrays by path, of whatever they are.
+
+    Raises:
+      CheckpointError: if it is no safetensors file, or not one of this project.
+    """
     try:
         with safetensors.safe_open(os.fspath(path), framework="numpy") as file:
             metadata = json.loads((file.metadata() or {}).get(_KEY, "null"))

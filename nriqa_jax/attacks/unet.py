@@ -35,8 +35,8 @@ class UNet(nn.Module):
           dropout: whether to drop features of the deepest levels, by the random numbers called "dropout".
         """
         last = len(self.widths) - 1
-        if any(side % 2 ** len(self.widths) for side in x.shape[1:3]):
-            raise ValueError(f"sides must be multiples of {2 ** len(self.widths)}, got {x.shape[1:3]}")
+        if any(side % multiple(self) for side in x.shape[1:3]):
+            raise ValueError(f"sides must be multiples of {multiple(self)}, got {x.shape[1:3]}")
         skipped = []
         for level, width in enumerate(self.widths):
             x = nn.leaky_relu(x, 0.2) if level else x
@@ -52,15 +52,28 @@ class UNet(nn.Module):
         return jnp.tanh(_doubled(3, "up0")(nn.relu(x)))
 
 
+def multiple(network: UNet) -> int:
+    """What the sides of its inputs are multiples of, in pixels."""
+    return 2 ** len(network.widths)
+
+
 def init(network: UNet, key: Array) -> PyTree:
     """Random weights."""
-    side = 2 ** len(network.widths)
-    return network.init(key, jnp.zeros((1, side, side, 3)))
+    return network.init(key, jnp.zeros((1, multiple(network), multiple(network), 3)))
 
 
 def apply_of(network: UNet) -> Partial:
     """The network as ``(params, inputs, key) -> outputs``; without a key nothing is dropped."""
     return Partial(partial(_apply, network))
+
+
+def drawing(network: UNet, params: PyTree) -> Partial:
+    """A trained network as a pytree callable ``inputs -> outputs``; nothing is dropped."""
+    return Partial(partial(_draw, network), params)
+
+
+def _draw(network: UNet, params: PyTree, inputs: Features) -> Maps:
+    return _apply(network, params, inputs, None)
 
 
 def _apply(network: UNet, params: PyTree, inputs: Features, key: Key[Array, ""] | None) -> Maps:
