@@ -27,12 +27,13 @@ class Config:
     out: str = cli.flag("out/demo", "Folder to write.")
     epsilon: str = cli.flag("4/255", "Radius of the attack.")
     steps: int = cli.flag(10, "Gradient steps.")
+    photographs: int = cli.flag(7, "How many of the seven photographs to take; fewer are quicker.")
 
 
 def run(config: Config) -> dict[str, float | int]:
     """Make the images, attack them, write the report; returns the headline numbers."""
     out = Path(config.out)
-    labels = write_images(out / "images")
+    labels = write_images(out / "images", config.photographs)
     attack = attack_images.Config(
         model="tinyiqa",
         weights="embedded",
@@ -55,17 +56,26 @@ def run(config: Config) -> dict[str, float | int]:
     }
 
 
-def write_images(folder: Path) -> dict[str, float]:
-    """The photographs and their distorted copies as PNG files, with their labels in ``labels.csv`` beside them."""
-    path = folder.with_name("labels.csv")
+def write_images(folder: Path, count: int) -> dict[str, float]:
+    """Photographs and their distorted copies as PNG files, with their labels in ``labels.csv`` beside them.
+
+    Raises:
+      cli.UserError: when there are not so many photographs, or the folder is of another number.
+    """
+    path, known = folder.with_name("labels.csv"), photographs.load()
+    if not 1 <= count <= len(known):
+        raise cli.UserError(f"--photographs={count} must be from 1 to {len(known)}")
     if not path.exists():
-        copies = labelled_set(photographs.load())
+        copies = labelled_set(dict(list(known.items())[:count]))
         for name, (pixels, _) in copies.items():
             records.save_png(folder / f"{name}.png", pixels)
         lines = ["image,label", *(f"{name}.png,{label:.4f}" for name, (_, label) in sorted(copies.items()))]
         write_atomic(path, ("\n".join(lines) + "\n").encode())
     with path.open(newline="") as file:
-        return {row["image"]: float(row["label"]) for row in csv.DictReader(file)}
+        labels = {row["image"]: float(row["label"]) for row in csv.DictReader(file)}
+    if len({name.partition("_")[0] for name in labels}) != count:
+        raise cli.UserError(f"--photographs={count}: {folder} holds another number of them; give another --out")
+    return labels
 
 
 def main(config: Config) -> int:

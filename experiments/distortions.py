@@ -16,6 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 from nriqa_jax.metrics.fidelity import ms_ssim
+from nriqa_jax.parallel import call
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 
@@ -89,5 +90,5 @@ def quality_labels(distorted: UInt8[np.ndarray, "n height width 3"], pristine: P
     """Labels of distorted copies of one photograph."""
     images = jnp.asarray(distorted, jnp.float32) / 255.0
     reference = jnp.broadcast_to(jnp.asarray(pristine, jnp.float32) / 255.0, images.shape)
-    loss = 1.0 - np.asarray(ms_ssim(images, reference), np.float64)
+    loss = 1.0 - np.asarray(call(ms_ssim, images, reference), np.float64)
     return 100.0 * (1.0 - np.sqrt(np.clip(loss, 0.0, 1.0)))

@@ -79,10 +79,12 @@ def test_a_pattern_is_applied(folder, tmp_path):
 def test_attacks_on_surrogates_ask_the_model_nothing(folder, tmp_path):
     own = attacked(folder, tmp_path / "own")
     assert np.all(own["queries"] == 4)
-    others = {"surrogate": "tinyiqa,cnniqa", "surrogate_weights": "random,random"}
+    others = {"surrogate": "tinyiqa,cnniqa", "surrogate_weights": "random,random", "attack": "fgsm", "steps": None}
+    others |= {"surrogate_noise": "4/255", "surrogate_share": 0.25}
     far = attacked(folder, tmp_path / "far", **others)
     assert np.all(far["queries"] == 0)
     assert np.all(far["score_adversarial"] > own["score_adversarial"])
+    assert np.all(far["psnr"] > 20 * np.log10(255 / 4) + 5)  # 6 dB where three pixels in four stay as they are
 
 
 def test_the_worst_case_is_an_attack_like_others(folder, tmp_path):
@@ -107,6 +109,11 @@ def test_the_worst_case_is_an_attack_like_others(folder, tmp_path):
         ({"attack": "perceptual", "distance": "dists"}, "--distance=dists needs --distance_weights"),
         ({"attack": "universal", "pattern": "absent.npy", "steps": None}, "absent.npy"),
         ({"surrogate": "cnniqa"}, "--surrogate names 1 models, and --surrogate_weights 0 weights"),
+        ({"surrogate_share": 0.5}, "--surrogate_share needs --surrogate"),
+        (
+            {"surrogate": "tinyiqa", "surrogate_weights": "random", "surrogate_share": 2.0},
+            "--surrogate_share=2 must be above 0, and at most 1",
+        ),
         ({"surrogate": "nobody", "surrogate_weights": "random"}, "--surrogate: there is no 'nobody'"),
         ({"attack": "square", "restarts": 2, "steps": None}, "--restarts does not apply to --attack=square"),
     ],

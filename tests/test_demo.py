@@ -1,11 +1,14 @@
 """The embedded photographs and the embedded model: what `make demo` shows."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import demo, photographs, settings
 from experiments.distortions import DISTORTIONS, labelled_set
+from experiments.errors import UserError
 from nriqa_jax.image import from_uint8
 from nriqa_jax.models.tinyiqa import tinyiqa
 from nriqa_jax.parallel import call
@@ -59,11 +62,15 @@ def test_the_demo_ends_with_a_report_and_reuses_it(tmp_path, monkeypatch):
     pytest.importorskip("skimage")
     keep = {name: pixels for name, pixels in photographs.load().items() if name in ("cat", "rocket")}
     monkeypatch.setattr(photographs, "load", lambda: keep)
-    numbers = demo.run(demo.Config(out=str(tmp_path / "demo"), steps=4))
+    config = demo.Config(out=str(tmp_path / "demo"), steps=4, photographs=2)
+    numbers = demo.run(config)
     assert numbers["images"] == 42
     assert numbers["srocc_labels_clean"] > 0.8
     assert numbers["srocc_labels_adversarial"] < 0.5
     page = tmp_path / "demo" / "report.html"
     before = page.stat().st_mtime_ns
-    assert demo.run(demo.Config(out=str(tmp_path / "demo"), steps=4)) == numbers
+    assert demo.run(config) == numbers
     assert page.stat().st_mtime_ns == before
+    for count, words in ((1, "holds another number of them"), (3, "must be from 1 to 2")):
+        with pytest.raises(UserError, match=f"^--photographs={count}.* {words}"):
+            demo.run(dataclasses.replace(config, photographs=count))

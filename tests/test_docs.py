@@ -1,5 +1,7 @@
 """The commands and programs in README.md and BUILD.md run as printed; `console` blocks (installation) are not run.
 
+They compile as quickly as other tests do, and share their programs, through the variables that `conftest` sets.
+
 The `python` blocks of a page of docs/ are one program.
 """
 
@@ -44,8 +46,8 @@ def workplace(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_documented_commands_run(document, workplace):
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    environment |= {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     ran = 0
     for language, text in blocks(document):
         if language in ("bash", "python"):

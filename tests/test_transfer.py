@@ -114,6 +114,26 @@ def test_ensembles_follow_the_signs_of_their_members(tiny_score, images):
     np.testing.assert_allclose(gradient, (signs[0] + signs[1]) / 2, atol=1e-6)
 
 
+def test_a_mask_filters_the_directions_of_an_ensemble(tiny_score, images, keys):
+    """Half of the pixels stay, those in texture; the score itself, and flat images, are as without a mask."""
+    plain, masked = transfer.signed_ensemble([tiny_score]), transfer.signed_ensemble([tiny_score], transfer.textured())
+    smooth = images.at[:, :, :10].set(0.5)
+    np.testing.assert_allclose(masked(smooth), plain(smooth), rtol=1e-6)
+    mask = np.asarray(transfer.textured(0.4)(smooth))
+    assert mask.shape == (5, 24, 20, 1)
+    assert set(np.unique(mask)) == {0, 1}
+    np.testing.assert_array_equal(mask[:, :, :7], 0)
+    assert np.all(np.abs(mask.mean((1, 2, 3)) - 0.4) < 0.05)
+    gradients = [jax.grad(lambda x, f=f: f(x).sum())(smooth) for f in (plain, masked)]
+    np.testing.assert_array_equal(gradients[1], gradients[0] * transfer.textured()(smooth))
+    np.testing.assert_array_equal(transfer.textured(0.4)(jnp.full((1, 8, 8, 3), 0.5)), 1)
+    np.testing.assert_array_equal(transfer.textured(0.4)(smooth[2:3]), mask[2:3])
+    attack = presets.fgsm(objectives.raise_score())
+    result = run_attack(attack, transfer.signed_ensemble([tiny_score], transfer.textured(0.4)), smooth, keys)
+    np.testing.assert_array_equal((result.images == smooth).all(-1, keepdims=True)[mask == 0], True)
+    assert np.all(result.scores > tiny_score(smooth))
+
+
 def test_aligned_scores_mean_the_same(tiny_score, images, keys):
     scores = tiny_score(images)
     same = transfer.aligned(tiny_score, (0.0, 100.0), (1.0, 5.0))

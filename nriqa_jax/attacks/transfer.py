@@ -4,7 +4,7 @@ All are MI-FGSM with another gradient. Defaults are those of the common PyTorch 
 but for random views: they are drawn for each image instead of each batch, and scale both sides of the image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,10 +16,12 @@ from jaxtyping import Array, Float, Int
 
 from nriqa_jax.attacks import update_rules
 from nriqa_jax.attacks.gradient import GradientAttack
+from nriqa_jax.attacks.korhonen import Map, edge_energy
 from nriqa_jax.attacks.perturbations import Delta, Radius, linf, per_image
 from nriqa_jax.types import Images, Keys, Objective, ScoreFn, Scores
 
 Number = float | Float[Array, ""]
+Mask = Callable[[Images], Map]
 
 EPSILON, STEP, STEPS = 8 / 255, 2 / 255, 10
 _SMALLEST = 0.9  # side of a random view, as a share of the image's
@@ -113,13 +115,30 @@ def smoothed(score_fn: ScoreFn, key: Array, samples: int = 8, sigma: float = 8 /
     return Partial(_mean_of_noisy, score_fn, key, jnp.arange(samples), sigma)
 
 
-def signed_ensemble(score_fns: Sequence[ScoreFn]) -> ScoreFn:
+def signed_ensemble(score_fns: Sequence[ScoreFn], mask: Mask | None = None) -> ScoreFn:
     """The mean score of several models, whose gradient is the mean of the signs of theirs (SEGA, arXiv 2509.18546).
 
-    Signs keep a model of steep scores from outvoting the others. Scores must mean the same: see `aligned`. With
-    `smoothed` members it is the paper's ensemble of Gaussian-smoothed gradients, without its filter mask.
+    Signs keep a model of steep scores from outvoting the others. With `smoothed` members and a mask it is built as
+    the paper's attack: a signed ensemble of Gaussian-smoothed gradients, filtered so that changes are hard to see.
+
+    Args:
+      score_fns: the models; their scores must mean the same: see `aligned`.
+      mask: pytree callable ``images -> weights`` of the pixels' gradients, such as `textured()`; none by default.
     """
-    return Partial(_signed_mean, tuple(score_fns))
+    return Partial(_signed_mean, tuple(score_fns), mask)
+
+
+def textured(share: Number = 0.5) -> Mask:
+    """A mask that leaves a share of the pixels of each image, those of most local activity, and nothing of the others.
+
+    Changes hide beside edges and in texture, and are seen in flat areas. This stands for SEGA's own filter, whose
+    formula it does not claim to be; activity is that of Korhonen & You (QoEVMA 2022). Where an image is flat, all of it
+    stays. An attack of several steps sees the mask of the image that it has changed so far.
+
+    Args:
+      share: of the pixels, in (0, 1]; of equally active ones all stay.
+    """
+    return Partial(_most_active, share)
 
 
 def aligned(
@@ -148,12 +167,19 @@ def _mean_of_noisy(score_fn: ScoreFn, key: Array, samples: Array, sigma: Number,
     return jnp.mean(score_fn(noisy.reshape(-1, *images.shape[1:])).reshape(len(images), -1), axis=1)
 
 
-def _signed_mean(score_fns: tuple[ScoreFn, ...], images: Images) -> Scores:
+def _most_active(share: Number, images: Images) -> Map:
+    activity = edge_energy(images)
+    least = jnp.quantile(activity, 1.0 - share, axis=(1, 2, 3), keepdims=True)
+    return (activity >= least).astype(images.dtype)
+
+
+def _signed_mean(score_fns: tuple[ScoreFn, ...], mask: Mask | None, images: Images) -> Scores:
     fixed, directions, scores = jax.lax.stop_gradient(images), jnp.zeros_like(images), jnp.zeros(len(images))
     for score_fn in score_fns:
         member, pull = jax.vjp(score_fn, fixed)
         gradient = jnp.nan_to_num(pull(jnp.ones_like(member))[0])
         scores, directions = scores + member, directions + jnp.sign(gradient)
+    directions = directions if mask is None else directions * mask(fixed)
     along = jnp.sum(jax.lax.stop_gradient(directions) * (images - fixed), axis=(1, 2, 3))  # 0, but for its gradient
     return (jax.lax.stop_gradient(scores) + along) / len(score_fns)
 
