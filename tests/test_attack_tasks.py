@@ -30,7 +30,7 @@ def test_tasks_are_the_same_attack_for_all(task):
 def test_every_attack_by_iterated_gradients_is_a_task():
     tasks = {name for name, _ in ATTACKS.values()}
     # One step; no gradients; an alias; radii that need a model of natural images; attacks made of others.
-    others = {"fgsm", "universal", "nes", "square", "square_msu", "pgd", "amifgsm_niqe", "worst_case"}
+    others = {"fgsm", "universal", "facpa", "nes", "square", "square_msu", "pgd", "amifgsm_niqe", "worst_case"}
     assert tasks | others == set(catalog.ATTACKS)
     assert not tasks & others
     for task, (name, steps) in ATTACKS.items():
