@@ -3,8 +3,9 @@ r"""How attacks on one model move others: every model attacks, every model score
 python -m experiments.transfer_matrix --models=tinyiqa,cnniqa --weights=embedded,cnniqa.pth --images=PHOTOGRAPHS \
     --out=out/transfer --attack=mifgsm --objective=lower_quality --epsilon=4/255
 
-Writes transfer.csv (one row per pair of models), transfer.png, and below it the run folders of the attacks and of the
-scores. Changes are in shares of the scoring model's range, positive towards better quality. Run again, it continues.
+Writes transfer.csv (one row per pair of models), its figure as transfer.svg and transfer.png, and below it the run
+folders of the attacks and of the scores. Changes are in shares of the scoring model's range, positive towards better
+quality. Run again, it continues.
 """
 
 import csv
@@ -61,7 +62,7 @@ def run(config: Config) -> list[dict[str, Any]]:
             found = score_images.run(score_images.Config(model=scored, weights=scored_file, **source, **shared))
             rows.append({"attacked": attacked, "scored": scored, **_compare(scored, clean[scored], found)})
     write_rows(out / "transfer.csv", rows)
-    draw(out / "transfer.png", list(models), rows)
+    draw(out, list(models), rows)
     return rows
 
 
@@ -97,21 +98,13 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     ledger.write_atomic(path, text.getvalue().encode())
 
 
-def draw(path: Path, models: list[str], rows: list[dict[str, Any]]) -> None:
-    """Heat maps of the mean change and of the SROCC."""
-    from matplotlib.figure import Figure  # imports much
+def draw(folder: Path, models: list[str], rows: list[dict[str, Any]]) -> None:
+    """Write ``transfer.svg`` and ``transfer.png``: heat maps of the mean change and of the SROCC."""
+    from experiments.pages import style, transfer  # matplotlib imports much
 
-    figure = Figure(figsize=(4 + 1.6 * len(models), 1.8 + 0.55 * len(models)), layout="constrained")
-    for axes, column, title in zip(figure.subplots(1, 2), ("change", "srocc"), ("Mean change / range", "SROCC")):
-        values = np.array([row[column] for row in rows]).reshape(len(models), len(models))
-        limit = max(float(np.nanmax(np.abs(values), initial=1e-9)), 1e-9) if column == "change" else 1.0
-        axes.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
-        axes.set_xticks(range(len(models)), models, rotation=30, ha="right")
-        axes.set_yticks(range(len(models)), models)
-        axes.set(title=title, xlabel="scored by", ylabel="attacked")
-        for (row, column_), value in np.ndenumerate(values):
-            axes.text(column_, row, f"{value:.3f}", ha="center", va="center")
-    figure.savefig(path, dpi=120)
+    figure = transfer.transfer_figure(models, rows)
+    ledger.write_atomic(folder / "transfer.svg", style.to_svg(figure))
+    ledger.write_atomic(folder / "transfer.png", style.to_png(figure))
 
 
 def main(config: Config) -> int:
@@ -121,7 +114,7 @@ def main(config: Config) -> int:
         print(
             f"{row['attacked']} -> {row['scored']}: change {row['change']:+.4f} of the range, SROCC {row['srocc']:.4f}"
         )
-    print(f"see {config.out}/transfer.csv and transfer.png")
+    print(f"see {config.out}/transfer.csv and transfer.svg")
     return 0
 
 

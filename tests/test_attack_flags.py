@@ -1,13 +1,17 @@
 """From flags to attacks: strengths, matched strengths, distances, patterns, surrogates, and what does not fit."""
 
 import csv
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
 
 from experiments import attack_flags, attack_images, compare_attacks, transfer_matrix
 from experiments.catalog import ATTACKS
 from experiments.errors import UserError
+from experiments.pages import style, transfer
 from nriqa_jax.attacks.objectives import raise_score
 
 
@@ -26,8 +30,6 @@ def attacked(folder, out, **settings):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Two photographs."""
-    from PIL import Image
-
     from experiments import photographs
 
     path = tmp_path_factory.mktemp("two")
@@ -144,7 +146,31 @@ def test_the_transfer_matrix(folder, tmp_path):
     assert changes["tinyiqa", "tinyiqa"] < 0
     with (tmp_path / "transfer.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 4
-    assert (tmp_path / "transfer.png").stat().st_size > 1000
+    assert Image.open(tmp_path / "transfer.png").size[0] > 600
+    assert ElementTree.parse(tmp_path / "transfer.svg").getroot().tag.endswith("svg")
+
+
+def test_the_figure_of_a_transfer_matrix_is_legible():
+    """One panel per quantity, a number in every cell that stands out, and the same bytes for the same numbers."""
+    values = [(-0.5, -0.9), (0.01, 0.99), (np.nan, np.nan), (-0.02, 1.0)]
+    rows = [{"change": change, "srocc": srocc} for change, srocc in values]
+    figure = transfer.transfer_figure(["a", "b"], rows)
+    change, srocc = figure.axes
+    assert [text.get_text() for text in change.texts] == ["-0.500", "+0.010", "none", "-0.020"]
+    assert [text.get_text() for text in srocc.texts] == ["-0.900", "0.990", "none", "1.000"]
+    for ax in figure.axes:
+        for text, value in zip(ax.texts, ax.images[0].get_array().ravel().filled(0.0)):
+            ground, ink = (luminance(to_rgb(colour)) for colour in (ax.images[0].to_rgba(value), text.get_color()))
+            assert (max(ground, ink) + 0.05) / (min(ground, ink) + 0.05) > 4.5
+    again = transfer.transfer_figure(["a", "b"], rows)
+    assert style.to_svg(figure) == style.to_svg(again)
+    assert style.to_png(figure) == style.to_png(again)
+
+
+def luminance(rgb):
+    """Relative luminance of a colour (WCAG 2)."""
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in rgb]
+    return np.dot((0.2126, 0.7152, 0.0722), linear)
 
 
 def test_attacks_are_compared_at_one_budget(folder, tmp_path):

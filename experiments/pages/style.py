@@ -58,3 +58,11 @@ def to_svg(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", dpi=200, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
+
+
+@styled
+def to_png(figure: Figure) -> bytes:
+    """The PNG file of a figure, for where a vector file cannot be shown."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    return buffer.getvalue()
