@@ -76,6 +76,14 @@ def test_every_attack_of_the_scripts_is_here():
     assert set(catalog.ATTACKS.values()) <= {entry.make for entry in ATTACKS.values()}
 
 
+@pytest.mark.xdist_group("workers")
+def test_workers_keep_groups_together(request):
+    """Where tests run in several processes, the programs of a group are compiled in one of them."""
+    if not request.config.getoption("loadgroup", False):
+        pytest.skip("tests run in one process")
+    assert request.node.nodeid.endswith("@workers")
+
+
 @AIMING
 def test_the_objective_improves_in_both_directions(name, tiny_score, images, keys):
     clean = tiny_score(images)
