@@ -94,7 +94,8 @@ def apgd(
 ) -> GradientAttack | Restarts:
     """Auto-PGD in the L-infinity ball: no step size to choose; keeps the best iterate (Croce & Hein, ICML 2020).
 
-    The paper makes 100 steps, the first ones of twice the radius. With as few as 10, fixed small steps (`ifgsm`) can win.
+    The paper makes 100 steps, the first ones of twice the radius. With as few as 10, fixed small steps (`ifgsm`) can
+    win.
     """
     checkpoints = jnp.asarray(update_rules.apgd_checkpoints(steps))
     rule = Partial(update_rules.apgd_descent, 2.0 * epsilon, checkpoints)
