@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from experiments.data_sets import known
+from experiments.data_sets.data_set import Known
 from nriqa_jax.attacks import (
     advcf,
     agreements,
@@ -126,4 +128,23 @@ DISTANCES: Mapping[str, Callable[[], Distance]] = {
     "dists_pooled": dists_pooled,
     "lpips_alex": lpips_alex,
     "lpips_vgg": lpips_vgg,
+}
+
+# Published data sets.
+DATA_SETS: Mapping[str, Known] = {
+    data_set.name: data_set
+    for data_set in (
+        known.LIVE,
+        known.CSIQ,
+        known.TID2013,
+        known.KADID10K,
+        known.LIVEC,
+        known.KONIQ10K,
+        known.SPAQ,
+        known.FLIVE,
+        known.BID,
+        known.PIPAL,
+        known.AGIQA3K,
+        known.NIPS2017,
+    )
 }
