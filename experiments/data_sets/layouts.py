@@ -6,6 +6,7 @@ A file that is missing raises FileNotFoundError, one that makes no sense ValueEr
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import scipy.io
@@ -153,7 +154,7 @@ def _dicts(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[dic
     return (dict(zip(header, row)) for row in rows)
 
 
-def _matlab(path: Path) -> Mapping[str, np.ndarray]:
+def _matlab(path: Path) -> Mapping[str, Any]:
     return scipy.io.loadmat(_existing(path))
 
 

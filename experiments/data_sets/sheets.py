@@ -26,7 +26,7 @@ def read_sheet(path: Path, name: str = "") -> list[list[str]]:
             tree = ElementTree.fromstring(book.read(_sheet_file(book, name)))
         rows = [_row(row, texts) for row in tree.iter(f"{_MAIN}row")]
     except (zipfile.BadZipFile, KeyError, IndexError, ElementTree.ParseError) as error:
-        raise ValueError(f"{path.name} is not a spreadsheet that can be read ({error})") from error
+        raise ValueError(f"{path.name} is not a spreadsheet as expected: {error.args[0]}") from error
     return [row for row in rows if any(row)]
 
 
@@ -40,9 +40,12 @@ def _shared_texts(book: zipfile.ZipFile) -> list[str]:
 
 def _sheet_file(book: zipfile.ZipFile, name: str) -> str:
     sheets = list(ElementTree.fromstring(book.read("xl/workbook.xml")).iter(f"{_MAIN}sheet"))
-    link = next(sheet.attrib[_LINK] for sheet in sheets if name in ("", sheet.attrib["name"]))
+    by_name = {sheet.attrib["name"]: sheet.attrib[_LINK] for sheet in sheets}
+    if name and name not in by_name:
+        raise KeyError(f"it has no sheet '{name}'")
+    link = by_name[name] if name else sheets[0].attrib[_LINK]
     links = ElementTree.fromstring(book.read("xl/_rels/workbook.xml.rels"))
-    target = next(entry.attrib["Target"] for entry in links if entry.attrib["Id"] == link)
+    target = {entry.attrib["Id"]: entry.attrib["Target"] for entry in links}[link]
     return target.lstrip("/") if target.startswith("/") else f"xl/{target}"
 
 

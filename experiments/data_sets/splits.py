@@ -89,8 +89,8 @@ def from_file(data: DataSet, path: Path) -> Split:
     """A split in a file.
 
     A JSON file may hold names of images under "train", "validation" and "test", as runs write them, or an "order" of
-    all images, by their numbers in order of name, of which the first 80 % are for training (as in the release of the
-    gradient-norm study of Liu et al., CVPR 2024). A CSV file names the images to test on in its first column; all
+    all images, by their rows in the table of the set from 0, of which the first 80 % are for training (as in the release
+    of gradient-norm training, CVPR 2024). A CSV file names the images to test on in its first column; all
     others are for training.
 
     Raises:
@@ -141,7 +141,7 @@ def _first_cells(text: str) -> list[str]:
 
 
 def _from_order(data: DataSet, path: Path, order: Sequence[int]) -> dict[str, list[str]]:
-    names = sorted(item.name for item in data.items)
+    names = [item.name for item in data.items]
     if sorted(order) != list(range(len(names))):
         raise UserError(f"--split={path} orders {len(order)} images, but {data.source} has {len(names)}")
     cut = round(0.8 * len(order))

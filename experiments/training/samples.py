@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8, UInt32
 from PIL import Image
 
 from experiments import records
@@ -46,7 +46,7 @@ class Samples(NamedTuple):
 
     pixels: UInt8[np.ndarray, "batch height width 3"]
     labels: Float32[np.ndarray, " batch"]
-    numbers: Int[np.ndarray, " batch"]
+    numbers: UInt32[np.ndarray, " batch"]
 
 
 class Draws(NamedTuple):
@@ -91,10 +91,14 @@ class Source:
         self._kept: dict[str, UInt8[np.ndarray, "height width 3"]] = {}
         self._bytes = 0
 
+    def steps(self, batch_size: int) -> int:
+        """Number of batches of an epoch."""
+        return steps_per_epoch(len(self._files), self._cuts, batch_size)
+
     def batches(self, batch_size: int, seed: int, epoch: int, first: int = 0) -> Iterator[Samples]:
         """The batches of an epoch, from the ``first`` one; each is made while the one before it is used."""
         draws = draw(len(self._files), self._cuts, seed, epoch)
-        count = steps_per_epoch(len(self._files), self._cuts, batch_size)
+        count = self.steps(batch_size)
         with ThreadPoolExecutor() as decoders, ThreadPoolExecutor(1) as assembler:
             make = lambda step: self._batch(draws, step * batch_size + np.arange(batch_size), epoch, decoders)  # noqa: E731
             waiting = assembler.submit(make, first)
@@ -113,7 +117,7 @@ class Source:
         if len(shapes) > 1:
             raise UserError("images of several sizes cannot be trained on whole; give --crop or --resize")
         numbers = epoch * len(draws.images) + chosen
-        return Samples(np.stack(found), self._labels[draws.images[chosen]], numbers)
+        return Samples(np.stack(found), self._labels[draws.images[chosen]], numbers.astype(np.uint32))
 
     def _sample(self, draws: Draws, place: int) -> UInt8[np.ndarray, "height width 3"]:
         pixels = self._pixels(self._files[draws.images[place]])
