@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from experiments.data_sets.data_set import PARTS, TEST, TRAIN, VALIDATION, DataSet, Item
 from experiments.errors import UserError
@@ -89,8 +89,8 @@ def from_file(data: DataSet, path: Path) -> Split:
     """A split in a file.
 
     A JSON file may hold names of images under "train", "validation" and "test", as runs write them, or an "order" of
-    all images, by their rows in the table of the set from 0, of which the first 80 % are for training (as in the release
-    of gradient-norm training, CVPR 2024). A CSV file names the images to test on in its first column; all
+    all images, by their rows in the table of the set from 0, of which the first 80 % are for training (as in the
+    release of gradient-norm training, CVPR 2024). A CSV file names the images to test on in its first column; all
     others are for training.
 
     Raises:
@@ -101,8 +101,9 @@ def from_file(data: DataSet, path: Path) -> Split:
         content = {TEST: _first_cells(text)} if path.suffix.lower() == ".csv" else json.loads(text)
     except (OSError, ValueError) as error:
         raise UserError(f"--split={path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if isinstance(content, Mapping) and isinstance(content.get("order"), list):
-        content = _from_order(data, path, content["order"])
+    order = content.get("order") if isinstance(content, Mapping) else None
+    if isinstance(order, list):
+        content = _from_order(data, path, order)
     if not isinstance(content, Mapping) or not any(isinstance(content.get(part), list) for part in PARTS):
         raise UserError(f"--split={path} holds none of train, validation, test and order")
     return _from_names(data, path, {part: content.get(part, []) for part in PARTS})
@@ -140,9 +141,9 @@ def _first_cells(text: str) -> list[str]:
     return [line.split(",")[0].strip() for line in text.splitlines()[1:] if line.strip()]
 
 
-def _from_order(data: DataSet, path: Path, order: Sequence[int]) -> dict[str, list[str]]:
+def _from_order(data: DataSet, path: Path, order: Sequence[Any]) -> dict[str, list[str]]:
     names = [item.name for item in data.items]
-    if sorted(order) != list(range(len(names))):
+    if set(order) != set(range(len(names))) or len(order) != len(names):
         raise UserError(f"--split={path} orders {len(order)} images, but {data.source} has {len(names)}")
     cut = round(0.8 * len(order))
     return {TRAIN: [names[i] for i in order[:cut]], TEST: [names[i] for i in order[cut:]]}

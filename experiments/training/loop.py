@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -10,11 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
-from experiments import ledger
 from experiments.errors import UserError
 from experiments.pipeline import image_keys
 from experiments.progress import Progress
@@ -136,7 +137,7 @@ def train(job: Job, variables: Variables) -> Outcome:
 
 
 def _step(model: Model, recipe: Recipe, state: TrainState, samples: Samples, key: Array) -> tuple[TrainState, PyTree]:
-    batch = Batch(from_uint8(samples.pixels), samples.labels)
+    batch = Batch(from_uint8(jnp.asarray(samples.pixels)), jnp.asarray(samples.labels))
     return train_step(model, recipe, state, batch, image_keys(key, samples.numbers))
 
 
@@ -220,7 +221,19 @@ def _forget_all_but_best(job: Job, account: Account) -> None:
 def _write_log(job: Job, account: Account) -> None:
     """The rows of all epochs, one JSON object a line."""
     text = "".join(json.dumps(row) + "\n" for row in account.history)
-    ledger.write_atomic(job.folder / LOG, text.encode())
+    store.write_atomic(job.folder / LOG, text.encode())
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's epochs."""
+    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+
+
+def clean_up(job: Job) -> None:
+    """Remove what only an interrupted run needs."""
+    shutil.rmtree(job.folder / "checkpoints")
+    for path in job.folder.glob("best_*.safetensors"):
+        path.unlink()
 
 
 def _line(row: Mapping[str, Any], seconds: float) -> str:

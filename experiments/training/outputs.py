@@ -1,7 +1,7 @@
 """What a training run leaves for people: released weights with their card, test scores, a figure, medians."""
 
+import dataclasses
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ SELECTIONS = {
 }
 
 
-def command(config: Any, defaults: Mapping[str, Any]) -> str:
+def command(config: Any) -> str:
     """The command line of a run, without flags at their defaults."""
-    given = {name: value for name, value in vars(config).items() if value != defaults.get(name, ...)}
-    flags = [f"--{name}" if value is True else f"--{name}={value}" for name, value in given.items()]
-    module = Path(sys.argv[0]).stem if sys.argv[0].endswith(".py") else "train_model"
-    return " ".join([f"python -m experiments.{module}", *flags])
+    given = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    flags = [f"--{name}={value}" for name, value in given.items() if value != defaults[name]]
+    return " ".join(["python -m experiments.train_model", *flags])
 
 
 def data_record(data: DataSet, split: Split) -> dict[str, Any]:
@@ -51,23 +51,20 @@ def write_test_scores(path: Path, scores: Mapping[str, float], labels: Mapping[s
     )
 
 
-def medians(results: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """Median of each metric over splits; None where one of them has no value."""
-    columns = {name: [result[name] for result in results] for name in results[0]}
-    return {name: None if None in column else float(np.median(column)) for name, column in columns.items()}
+def medians(results: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
+    """Median of each metric over splits; NaN where one of them has no value."""
+    columns = {name: [math.nan if row[name] is None else row[name] for row in results] for name in results[0]}
+    return {name: float(np.median(np.array(column, np.float64))) for name, column in columns.items()}
 
 
-def write_card(path: Path, model: Model, record: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+def write_card(path: Path, model: Model, record: Mapping[str, Any]) -> None:
     """The card of released weights, in Markdown."""
     data, card = record["data"], model.card
     source = f"{data['citation']}, {data['page']}" if "page" in data else data["table"]
-    parts = ", ".join(f"{count} to {part}" if part != "train" else f"{count} to train" for part, count in _parts(data))
+    parts = ", ".join(f"{count} to {verb}" for verb, count in _parts(data))
     low, high = record["score_range"]
     direction = "higher" if model.higher_is_better else "lower"
-    numbers = "\n".join(
-        f"| {name} | {'not defined' if math.isnan(value) else format(value, '.4f')} |"
-        for name, value in metrics.items()
-    )
+    numbers = "\n".join(f"| {name} | {value:.4f} |" for name, value in record["test"].items())
     text = f"""# {card.title}, trained on {data["name"]}
 
 - **Model**: `{model.name}` ({card.citation}); scores from {low:g} to {high:g}, {direction} is better.

@@ -10,11 +10,12 @@ from experiments import cli
 from experiments.data_sets.data_set import Scale
 from experiments.training.plan import Plan, Quirk, Rates, Schedule
 from nriqa_jax.defenses import adversaries, optimisers, statistics
-from nriqa_jax.defenses.adversaries import LossFn, Real
+from nriqa_jax.defenses.adversaries import LossFn
 from nriqa_jax.defenses.gradient_penalty import METHODS
 from nriqa_jax.defenses.optimisers import Rule
 from nriqa_jax.defenses.recipe import GradientPenalty, Recipe
 from nriqa_jax.defenses.regimes import AdversarialTraining, CleanTraining, Consistency, Regime, Relabel
+from nriqa_jax.types import Real
 
 UNITS = ("normalised", "pixels")
 

@@ -4,7 +4,7 @@ So a run that was interrupted in the middle of an epoch goes on with the very cr
 """
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,26 +98,27 @@ class Source:
     def batches(self, batch_size: int, seed: int, epoch: int, first: int = 0) -> Iterator[Samples]:
         """The batches of an epoch, from the ``first`` one; each is made while the one before it is used."""
         draws = draw(len(self._files), self._cuts, seed, epoch)
-        count = self.steps(batch_size)
         with ThreadPoolExecutor() as decoders, ThreadPoolExecutor(1) as assembler:
-            make = lambda step: self._batch(draws, step * batch_size + np.arange(batch_size), epoch, decoders)  # noqa: E731
-            waiting = assembler.submit(make, first)
+
+            def start(step: int) -> Future[Samples]:
+                places = (step * batch_size + np.arange(batch_size)) % len(draws.images)
+                return assembler.submit(self._batch, draws, places, epoch, decoders)
+
+            waiting, count = start(first), self.steps(batch_size)
             for step in range(first, count):
                 samples = waiting.result()
                 if step + 1 < count:
-                    waiting = assembler.submit(make, step + 1)
+                    waiting = start(step + 1)
                 yield samples
 
     def _batch(
         self, draws: Draws, places: Int[np.ndarray, " batch"], epoch: int, decoders: ThreadPoolExecutor
     ) -> Samples:
-        chosen = places % len(draws.images)
-        found = list(decoders.map(lambda place: self._sample(draws, place), chosen))
-        shapes = {pixels.shape for pixels in found}
-        if len(shapes) > 1:
+        found = list(decoders.map(lambda place: self._sample(draws, place), places.tolist()))
+        if len({pixels.shape for pixels in found}) > 1:
             raise UserError("images of several sizes cannot be trained on whole; give --crop or --resize")
-        numbers = epoch * len(draws.images) + chosen
-        return Samples(np.stack(found), self._labels[draws.images[chosen]], numbers.astype(np.uint32))
+        numbers = epoch * len(draws.images) + places
+        return Samples(np.stack(found), self._labels[draws.images[places]], numbers.astype(np.uint32))
 
     def _sample(self, draws: Draws, place: int) -> UInt8[np.ndarray, "height width 3"]:
         pixels = self._pixels(self._files[draws.images[place]])
