@@ -15,6 +15,7 @@ Scores = Float[Array, " batch"]
 Losses = Float[Array, " batch"]
 Keys = Key[Array, " batch"]
 Theta = PyTree[Array]
+Real = float | int | Float[Array, ""] | Int[Array, ""]  # a setting that may be data of a compiled program
 
 
 @runtime_checkable

@@ -13,11 +13,10 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from nriqa_jax.types import Images, Keys, ScoreFn, Scores
+from nriqa_jax.types import Images, Keys, Real, ScoreFn, Scores
 
 Labels = Float[Array, "batch *levels"]
 LossFn = Callable[[Array, Array], Float[Array, ""]]
-Real = float | Float[Array, ""]
 Objective = Callable[[LossFn, Scores, Scores, Labels], Float[Array, ""]]
 
 

@@ -13,11 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from nriqa_jax.types import Scores
+from nriqa_jax.types import Real, Scores
 
 Inputs = Float[Array, "batch *shape"]
 Direction = Callable[[Inputs], Inputs]
-Real = float | Float[Array, ""]
 
 
 class Passes(NamedTuple):
@@ -55,7 +54,7 @@ def gradient_norm_penalty(
     score_fn: Callable[[Inputs], Scores],
     images: Inputs,
     *,
-    norm: float = 1,
+    norm: float | int = 1,
     method: str = "finite_difference",
     step: Real = 1e-2,
     squared: bool = True,
@@ -95,7 +94,7 @@ def gradient_norm_penalty(
     return mean_penalty(slopes, squared=squared)
 
 
-def gradient_norms(score_fn: Callable[[Inputs], Scores], images: Inputs, *, norm: float = 1) -> Scores:
+def gradient_norms(score_fn: Callable[[Inputs], Scores], images: Inputs, *, norm: float | int = 1) -> Scores:
     """Norm of the gradient of each score with respect to its own image; see `gradient_norm_penalty`."""
     return double_backprop(passes_of(score_fn), images, direction(norm), 0.0).slopes
 
@@ -153,7 +152,7 @@ METHODS: Mapping[str, Method] = {
 }
 
 
-def direction(norm: float) -> Direction:
+def direction(norm: float | int) -> Direction:
     """From gradients to the directions in which a norm of theirs is attained.
 
     Raises:

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from nriqa_jax.types import Scores
+from nriqa_jax.types import Real, Scores
 
 Loss = Float[Array, ""]
 Distributions = Float[Array, "batch levels"]
-Real = float | Float[Array, ""]
 
 _TINY = 1e-8
 
@@ -29,7 +28,7 @@ def l2(scores: Scores, labels: Scores) -> Loss:
 
 def huber(scores: Scores, labels: Scores, delta: Real = 1.0) -> Loss:
     """Mean Huber loss: half the squared error up to ``delta``, linear beyond (Huber, 1964)."""
-    return jnp.mean(optax.huber_loss(scores, labels, delta))
+    return jnp.mean(optax.huber_loss(scores, labels, delta=delta))
 
 
 def norm_in_norm(scores: Scores, labels: Scores, p: Real = 1.0, q: Real = 2.0) -> Loss:

@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 
 import jax
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
+
+from nriqa_jax.types import Real
 
 Rule = Callable[[], optax.GradientTransformation]
-Real = float | Float[Array, ""]
 LearningRate = Real | Callable[[Array], Array]
 
 

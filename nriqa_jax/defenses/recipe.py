@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
-from nriqa_jax.defenses.adversaries import LossFn, Real
+from nriqa_jax.defenses.adversaries import LossFn
 from nriqa_jax.defenses.gradient_penalty import Method, finite_difference
 from nriqa_jax.defenses.optimisers import Rule
 from nriqa_jax.defenses.regimes import CleanTraining, Regime
 from nriqa_jax.defenses.statistics import Mode, Variables, of_batch
+from nriqa_jax.types import Real
 
 _CLEAN = CleanTraining()
 
@@ -33,7 +34,7 @@ class GradientPenalty:
 
     weight: Real
     step: Real = 1e-2
-    norm: float = dataclasses.field(default=1, metadata={"static": True})
+    norm: float | int = dataclasses.field(default=1, metadata={"static": True})
     method: Method = dataclasses.field(default=finite_difference, metadata={"static": True})
     squared: bool = dataclasses.field(default=True, metadata={"static": True})
     by_pixels: bool = dataclasses.field(default=False, metadata={"static": True})

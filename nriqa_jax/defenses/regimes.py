@@ -6,16 +6,16 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from nriqa_jax.defenses.adversaries import Adversary, Batch, Labels, LossFn, Real
+from nriqa_jax.defenses.adversaries import Adversary, Batch, Labels, LossFn
 from nriqa_jax.metrics.fidelity import ssim
-from nriqa_jax.types import Images, Keys, ScoreFn, Scores
+from nriqa_jax.types import Images, Keys, Real, ScoreFn, Scores
 
 Relabel = Callable[[Labels, Images, Images], Labels]
 
@@ -65,6 +65,7 @@ def everywhere(value: Real, attacked: Images, images: Images) -> Scores:
     return jnp.full(len(images), value, images.dtype)
 
 
+@runtime_checkable
 class Regime(Protocol):
     """What is trained on, and how its scores become a loss."""
 

@@ -5,7 +5,7 @@ trained network, and `published_three_passes` what the published code of gradien
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
@@ -16,6 +16,7 @@ Variables = Mapping[str, Any]
 Views = Float[Array, "batch views rows columns channels"]
 
 
+@runtime_checkable
 class Network(Protocol):
     """What is trained; a `Model` of the zoo is one. Must be hashable, to be a constant of a compiled step."""
 

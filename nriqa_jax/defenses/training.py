@@ -19,7 +19,7 @@ import optax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PyTree
 
-from nriqa_jax.defenses.adversaries import Batch, Real
+from nriqa_jax.defenses.adversaries import Batch
 from nriqa_jax.defenses.gradient_penalty import (
     METHODS,
     Passes,
@@ -34,7 +34,7 @@ from nriqa_jax.defenses.gradient_penalty import (
 from nriqa_jax.defenses.recipe import GradientPenalty, Recipe, TrainState, init_state
 from nriqa_jax.defenses.statistics import Network, Variables
 from nriqa_jax.memory import rematerialize
-from nriqa_jax.types import Images, Keys, Scores
+from nriqa_jax.types import Images, Keys, Real, Scores
 
 __all__ = [
     "METHODS",
@@ -169,7 +169,7 @@ def _updated(
     if recipe.ema_decay is not None:
         ema = optax.incremental_update(params, ema, 1.0 - recipe.ema_decay)
     state = state._replace(params=params, batch_stats=batch_stats, optimiser=optimiser, ema=ema, step=state.step + 1)
-    return state, metrics | {"gradient": optax.global_norm(grads)}
+    return state, metrics | {"gradient": jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(grads)))}
 
 
 def _cast(variables: Variables, dtype: Any) -> Variables:
