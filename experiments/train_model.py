@@ -116,6 +116,9 @@ def prepare(config: Config, plan: Plan, data: DataSet) -> Study:
         raise cli.UserError(
             f"--head_factor and --freeze_backbone: {model.name} has no part that is called its backbone"
         )
+    least = model.preprocess.min_side
+    if (plan.crop or min(plan_flags.cuts_of(plan).size or (least,))) < least:
+        raise cli.UserError(f"--crop={plan.crop} or --resize: this model needs at least {least} pixels")
     labels = labelling(model, data, plan.labels)
     low, high = labels.scale.range
     parts = recipes.Parts(
@@ -189,16 +192,10 @@ def _part(study: Study, items: Sequence[Item]) -> evaluation.Part:
 
 
 def one_view(study: Study, training: evaluation.Part) -> Model:
-    """The model with a protocol that sees a sample once, where it has one: a crop needs no more crops.
-
-    Raises:
-      UserError: when crops are too small for it.
-    """
+    """The model with a protocol that sees a sample once, where it has one: a crop needs no more crops."""
     model, plan = study.model, study.plan
     size = plan_flags.cuts_of(plan).size or next(iter(training.images.sizes.values()))
     height, width = (plan.crop, plan.crop) if plan.crop else size
-    if min(height, width) < model.preprocess.min_side:
-        raise cli.UserError(f"--crop={plan.crop}: this model needs at least {model.preprocess.min_side} pixels")
     sample = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
     fitting = (each for each in (model.preprocess, *model.protocols) if min(height, width) >= each.min_side)
     single = (each for each in fitting if jax.eval_shape(each.views, sample).shape[1] == 1)

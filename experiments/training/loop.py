@@ -5,7 +5,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,14 +116,13 @@ def train(job: Job, variables: Variables) -> Outcome:
       job: the run.
       variables: initial weights.
     """
-    step = jax.jit(partial(_step, job.model), donate_argnums=1)
     checkpoints = Checkpoints(job.folder / "checkpoints")
     state, account = _start(job, variables, checkpoints)
     count = job.plan.epochs * job.steps_per_epoch
     progress = Progress((count - account.step) * job.plan.batch_size)
     while account.step < count:
         started = time.monotonic()
-        state = _epoch(job, step, state, account, checkpoints, progress)
+        state = _epoch(job, state, account, checkpoints, progress)
         _close_epoch(job, state, account)
         checkpoints.save(account.step, state, dataclasses.asdict(account))
         _forget_all_but_best(job, account)
@@ -136,6 +135,7 @@ def train(job: Job, variables: Variables) -> Outcome:
     return Outcome(store.load_variables(_best_file(job, best), job.model), best + 1, account.history)
 
 
+@partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _step(model: Model, recipe: Recipe, state: TrainState, samples: Samples, key: Array) -> tuple[TrainState, PyTree]:
     batch = Batch(from_uint8(jnp.asarray(samples.pixels)), jnp.asarray(samples.labels))
     return train_step(model, recipe, state, batch, image_keys(key, samples.numbers))
@@ -156,14 +156,7 @@ def _on_devices(job: Job, tree: PyTree, spec: PartitionSpec) -> PyTree:
     return jax.device_put(tree, NamedSharding(Mesh(devices, ("images",)), spec))
 
 
-def _epoch(
-    job: Job,
-    step: Callable[..., tuple[TrainState, Mapping[str, Array]]],
-    state: TrainState,
-    account: Account,
-    checkpoints: Checkpoints,
-    progress: Progress,
-) -> TrainState:
+def _epoch(job: Job, state: TrainState, account: Account, checkpoints: Checkpoints, progress: Progress) -> TrainState:
     """The steps of an epoch that are still to be done."""
     epoch, first = divmod(account.step, job.steps_per_epoch)
     key, saved = jax.random.key(job.seed), time.monotonic()
@@ -172,7 +165,7 @@ def _epoch(
         state = state._replace(optimiser=_on_devices(job, renewed, PartitionSpec()))
     for samples in job.source.batches(job.plan.batch_size, job.seed, epoch, first):
         rows = _on_devices(job, samples, PartitionSpec("images"))
-        state, metrics = step(job.recipe(account.step), state, rows, key)
+        state, metrics = _step(job.model, job.recipe(account.step), state, rows, key)
         account.step += 1
         _count(account, metrics)
         progress.advance(job.plan.batch_size)
