@@ -3,6 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jax.tree_util import Partial
+
+from experiments.data_sets import known
+from experiments.data_sets.data_set import Known, Scale
+from experiments.training import plan, published, recipes
 from nriqa_jax.attacks import (
     advcf,
     agreements,
@@ -20,6 +25,8 @@ from nriqa_jax.attacks import (
     worst_case,
 )
 from nriqa_jax.attacks.agreements import Agreement
+from nriqa_jax.defenses import losses, optimisers, regimes
+from nriqa_jax.defenses.adversaries import LossFn
 from nriqa_jax.models.cnniqa import cnniqa
 from nriqa_jax.models.dbcnn import dbcnn, dbcnn_sma
 from nriqa_jax.models.distance import Distance
@@ -126,4 +133,83 @@ DISTANCES: Mapping[str, Callable[[], Distance]] = {
     "dists_pooled": dists_pooled,
     "lpips_alex": lpips_alex,
     "lpips_vgg": lpips_vgg,
+}
+
+# Published data sets.
+DATA_SETS: Mapping[str, Known] = {
+    data_set.name: data_set
+    for data_set in (
+        known.LIVE,
+        known.CSIQ,
+        known.TID2013,
+        known.KADID10K,
+        known.LIVEC,
+        known.KONIQ10K,
+        known.SPAQ,
+        known.FLIVE,
+        known.BID,
+        known.PIPAL,
+        known.AGIQA3K,
+        known.NIPS2017,
+    )
+}
+
+# Losses of training, by the span of the labels' scale.
+LOSSES: Mapping[str, Callable[[float], LossFn]] = {
+    "l1": lambda span: Partial(losses.l1),
+    "l2": lambda span: Partial(losses.l2),
+    "huber": lambda span: Partial(losses.huber, delta=0.05 * span),
+    "norm_in_norm": lambda span: Partial(losses.norm_in_norm),
+    "pairwise_ranking": lambda span: Partial(losses.pairwise_ranking, margin=0.05 * span),
+}
+BLIND_TO_SCALE = frozenset({"norm_in_norm", "pairwise_ranking"})
+
+OPTIMISERS: Mapping[str, Callable[..., Any]] = {
+    "adam": optimisers.adam,
+    "adamw": recipes.adamw,
+    "sgd": recipes.sgd,
+}
+
+SCHEDULES: Mapping[str, plan.Schedule] = {"constant": plan.constant, "step": plan.by_steps, "cosine": plan.cosine}
+
+DEFENSES: Mapping[str, recipes.Defense] = {
+    "none": recipes.Defense(recipes.clean, recipes.no_penalty),
+    "nt": recipes.Defense(recipes.clean, recipes.gradient_penalty),
+    "adversarial": recipes.Defense(recipes.adversarial, recipes.no_penalty),
+    "adversarial_nt": recipes.Defense(recipes.adversarial, recipes.gradient_penalty),
+    "trades": recipes.Defense(recipes.trades, recipes.no_penalty),
+}
+
+# Labels of attacked images, by the scale of labels.
+RELABELLINGS: Mapping[str, Callable[[Scale], regimes.Relabel]] = {
+    "keep": lambda scale: Partial(regimes.keep_labels),
+    "ssim": lambda scale: Partial(regimes.correct_labels, Partial(regimes.dissimilarity), scale.best, scale.worst, 1.0),
+}
+
+# Published training schedules.
+PLANS: Mapping[str, plan.Plan] = {
+    "hyperiqa": published.HYPERIQA,
+    "hyperiqa_nt": published.HYPERIQA_NT,
+    "linearity_p1q2": published.LINEARITY_P1Q2,
+    "dbcnn_head": published.DBCNN_HEAD,
+    "dbcnn": published.DBCNN,
+    "maniqa": published.MANIQA,
+    "metaiqa": published.METAIQA,
+}
+
+# Prefixes of the parameters that training scripts call the backbone of a model.
+BACKBONES: Mapping[str, tuple[str, ...]] = {
+    "dbcnn": ("features1", "features2"),
+    "dbcnn_sma": ("features1", "features2"),
+    "hyperiqa": ("res/", "lda"),
+    "linearity": ("features/",),
+    "linearity_resnet18": ("features/",),
+    "linearity_resnet34": ("features/",),
+    "linearity_resnet50": ("features/",),
+    "maniqa": ("vit/",),
+    "maniqa_pipal": ("vit/",),
+    "metaiqa": ("resnet_layer/",),
+    "spaq_bl": ("backbone/",),
+    "spaq_mta": ("backbone/",),
+    "spaq_mte": ("backbone/",),
 }

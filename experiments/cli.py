@@ -173,11 +173,12 @@ def devices(machine: Machine) -> list[jax.Device]:
 def cache_folder() -> Path:
     """Where compiled programs are kept between runs."""
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    return Path(folder) if folder else _cache_home() / "nriqa_jax" / "xla"
+    return Path(folder) if folder else cache_home() / "xla"
 
 
-def _cache_home() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+def cache_home() -> Path:
+    """Where what can be made again is kept between runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nriqa_jax"
 
 
 def parse_epsilon(text: str, name: str = "epsilon") -> float:

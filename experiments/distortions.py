@@ -20,20 +20,23 @@ from nriqa_jax.parallel import call
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 
+_TOGETHER = 21  # images that are compared at a time
 
-def _to_pixels(values: np.ndarray) -> Pixels:
+
+def to_pixels(values: np.ndarray) -> Pixels:
+    """Grey levels as 8-bit numbers: rounded, and cut to their range."""
     return np.clip(np.round(values), 0, 255).astype(np.uint8)
 
 
 def gaussian_blur(pixels: Pixels, sigma: float) -> Pixels:
     """Gaussian blur; ``sigma`` in pixels."""
-    return _to_pixels(ndimage.gaussian_filter(pixels.astype(np.float64), (sigma, sigma, 0)))
+    return to_pixels(ndimage.gaussian_filter(pixels.astype(np.float64), (sigma, sigma, 0)))
 
 
 def white_noise(pixels: Pixels, sigma: float) -> Pixels:
     """Additive Gaussian noise; ``sigma`` in grey levels. The noise is a function of the image alone."""
     rng = np.random.default_rng(zlib.crc32(pixels.tobytes()))
-    return _to_pixels(pixels + rng.normal(0.0, sigma, pixels.shape))
+    return to_pixels(pixels + rng.normal(0.0, sigma, pixels.shape))
 
 
 def jpeg(pixels: Pixels, quality: float) -> Pixels:
@@ -45,20 +48,20 @@ def jpeg(pixels: Pixels, quality: float) -> Pixels:
 
 def dim(pixels: Pixels, contrast: float) -> Pixels:
     """Lower contrast around a dark grey: brightness falls with it."""
-    return _to_pixels(pixels * contrast + 64.0 * (1.0 - contrast))
+    return to_pixels(pixels * contrast + 64.0 * (1.0 - contrast))
 
 
 def quantise_colours(pixels: Pixels, levels: float) -> Pixels:
     """Keep ``levels`` evenly spaced values per channel, without dithering."""
     step = 255.0 / (levels - 1)
-    return _to_pixels(np.round(pixels / step) * step)
+    return to_pixels(np.round(pixels / step) * step)
 
 
 class Distortion(NamedTuple):
     """A distortion and its levels, mildest first."""
 
     apply: Callable[[Pixels, float], Pixels]
-    levels: tuple[float, float, float, float]
+    levels: tuple[float, ...]
 
 
 DISTORTIONS: Mapping[str, Distortion] = {
@@ -70,8 +73,10 @@ DISTORTIONS: Mapping[str, Distortion] = {
 }
 
 
-def labelled_set(pristine: Mapping[str, Pixels]) -> dict[str, tuple[Pixels, float]]:
-    """Each photograph and its 20 distorted copies, as ``name -> (pixels, label)``.
+def labelled_set(
+    pristine: Mapping[str, Pixels], distortions: Mapping[str, Distortion] = DISTORTIONS
+) -> dict[str, tuple[Pixels, float]]:
+    """Each photograph and its distorted copies, 20 of them by default, as ``name -> (pixels, label)``.
 
     Labels are in [0, 100]: 100 (1 - sqrt(1 - MS-SSIM)) to the pristine photograph. The root spreads the mild
     distortions, whose MS-SSIM crowds near one, and leaves ranks as they are.
@@ -79,7 +84,7 @@ def labelled_set(pristine: Mapping[str, Pixels]) -> dict[str, tuple[Pixels, floa
     copies: dict[str, tuple[Pixels, float]] = {}
     for name, pixels in pristine.items():
         variants = {f"{name}_pristine": pixels}
-        for kind, (apply, levels) in DISTORTIONS.items():
+        for kind, (apply, levels) in distortions.items():
             variants |= {f"{name}_{kind}{level}": apply(pixels, value) for level, value in enumerate(levels, 1)}
         labels = quality_labels(np.stack(list(variants.values())), pixels)
         copies |= {key: (variants[key], float(label)) for key, label in zip(variants, labels)}
@@ -88,7 +93,12 @@ def labelled_set(pristine: Mapping[str, Pixels]) -> dict[str, tuple[Pixels, floa
 
 def quality_labels(distorted: UInt8[np.ndarray, "n height width 3"], pristine: Pixels) -> np.ndarray:
     """Labels of distorted copies of one photograph."""
+    parts = (distorted[start : start + _TOGETHER] for start in range(0, len(distorted), _TOGETHER))
+    loss = 1.0 - np.concatenate([_similarity(part, pristine) for part in parts])
+    return 100.0 * (1.0 - np.sqrt(np.clip(loss, 0.0, 1.0)))
+
+
+def _similarity(distorted: UInt8[np.ndarray, "n height width 3"], pristine: Pixels) -> np.ndarray:
     images = jnp.asarray(distorted, jnp.float32) / 255.0
     reference = jnp.broadcast_to(jnp.asarray(pristine, jnp.float32) / 255.0, images.shape)
-    loss = 1.0 - np.asarray(call(ms_ssim, images, reference), np.float64)
-    return 100.0 * (1.0 - np.sqrt(np.clip(loss, 0.0, 1.0)))
+    return np.asarray(call(ms_ssim, images, reference), np.float64)

@@ -37,6 +37,7 @@ ATTACK_COLUMNS = (
 _FREE = (
     *("versions", "git_revision", "device", "flags.out", "flags.images", "flags.weights", "flags.devices"),
     *("flags.coordinator", "flags.num_processes", "flags.process_id", "flags.keep_memory"),
+    *("flags.data", "flags.checkpoint_minutes"),
 )
 
 
@@ -193,15 +194,16 @@ def write_summary(folder: Path, tables: Sequence[Table], summarise: Callable[[],
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file as a whole; infinities and NaN become null."""
-    text = json.dumps(_finite(content), indent=2, ensure_ascii=True, allow_nan=False)
+    text = json.dumps(finite(content), indent=2, ensure_ascii=True, allow_nan=False)
     write_atomic(path, (text + "\n").encode())
 
 
-def _finite(tree: Any) -> Any:
+def finite(tree: Any) -> Any:
+    """A tree of JSON values, with null for infinities and NaN."""
     if isinstance(tree, Mapping):
-        return {key: _finite(value) for key, value in tree.items()}
+        return {key: finite(value) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):
-        return [_finite(value) for value in tree]
+        return [finite(value) for value in tree]
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 

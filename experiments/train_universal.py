@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, UInt8
 
 from experiments import cli, loading, networks, patterns, pipeline, settings
 from experiments.catalog import OBJECTIVES
+from experiments.cutting import cut_at
 from nriqa_jax.attacks import unet, universal_training
 from nriqa_jax.attacks.objectives import per_range
 from nriqa_jax.attacks.universal_training import Params, Training
@@ -140,22 +141,6 @@ def crops(images: loading.ImageSet, config: Config, rng: np.random.Generator) ->
             found = [pixels for pixels in pool.map(cut, names[start:end], places[start:end]) if pixels is not None]
             if found:
                 yield jnp.asarray(np.stack(found), jnp.float32) / 255.0
-
-
-def cut_at(
-    pixels: UInt8[np.ndarray, "height width 3"], place: Float[np.ndarray, " 2"], side: int
-) -> UInt8[np.ndarray, "{side} {side} 3"]:
-    """A square crop; images that are smaller are mirrored at their right and lower border first.
-
-    Args:
-      pixels: the image.
-      place: of the corner, as shares in [0, 1) of the rows and columns where it may be.
-      side: of the crop.
-    """
-    missing = [(0, max(side - length, 0)) for length in pixels.shape[:2]]
-    pixels = np.pad(pixels, (*missing, (0, 0)), "reflect")
-    y, x = (int(share * (length - side + 1)) for share, length in zip(place, pixels.shape[:2]))
-    return pixels[y : y + side, x : x + side]
 
 
 def main(config: Config) -> int:

@@ -1,0 +1,1 @@
+"""Parts of a training run: samples, rates, checkpoints, evaluation, what is written of it."""

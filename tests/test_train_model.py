@@ -1,0 +1,231 @@
+"""Training: what it writes, that it can be interrupted, and that it never looks at the test part by default."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import train_model
+from experiments.training import loop
+from experiments.weights import load
+from nriqa_jax.models.tinyiqa import tinyiqa
+from nriqa_jax.parallel import call
+from weights_convert import store
+from weights_convert.rules import flatten
+
+ROOT = Path(__file__).parents[1]
+SIDE = 40
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """Twenty pictures of five scenes, each at four strengths of blur, scored by it."""
+    folder = tmp_path_factory.mktemp("set")
+    rng, rows = np.random.default_rng(0), ["ref_name,dist_name,mos"]
+    for scene in range(5):
+        picture = Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
+        for level in range(4):
+            small = picture.resize((SIDE - 9 * level,) * 2, Image.Resampling.BILINEAR)
+            small.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(folder / f"s{scene}_{level}.png")
+            rows.append(f"s{scene}.png,s{scene}_{level}.png,{90 - 25 * level + scene}")
+    (folder / "set.csv").write_text("\n".join(rows))
+    return folder / "set.csv"
+
+
+QUICK = {"model": "tinyiqa", "crop": 32, "epochs": 2, "batch_size": 6, "shares": "60,20,20", "learning_rate": 3e-3}
+
+
+def train(table, out, **settings):
+    return train_model.run(train_model.Config(**{**QUICK, "data": str(table), "out": str(out), **settings}))
+
+
+def weights(out):
+    return flatten(store.load_variables(out / "weights.safetensors", tinyiqa()))
+
+
+def same(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+def log(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_weights_with_their_history(table, tmp_path, script):
+    settings = {**QUICK, "data": table, "epochs": 8}
+    code, printed, _ = script(train_model, out=tmp_path / "run", **settings)
+    assert code == 0
+    assert "test part: SROCC" in printed
+    assert "highest SROCC on the validation part" in printed
+    rows, out = log(tmp_path / "run"), tmp_path / "run"
+    assert [row["epoch"] for row in rows] == list(range(1, 9))
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    result = json.loads((out / "result.json").read_text())
+    assert rows[result["epoch"] - 1]["srocc"] == max(row["srocc"] for row in rows)
+    # The released file is one that all scripts take, and its scores are those reported.
+    loaded = load(str(out / "weights.safetensors"), tinyiqa(), 0)
+    with (out / "test_scores.csv").open(newline="") as file:
+        found = {row["image"]: float(row["score"]) for row in csv.DictReader(file)}
+    pixels = np.stack([np.asarray(Image.open(table.parent / name)) for name in found])
+    scores = call(loaded.model.score_fn(loaded.variables), jnp.asarray(pixels, jnp.float32) / 255)
+    np.testing.assert_allclose(scores, list(found.values()), rtol=1e-4)
+    split = json.loads((out / "split.json").read_text())
+    assert sorted(found) == split["test"]
+    assert [len(split[part]) for part in ("train", "validation", "test")] == [12, 4, 4]
+    record = store.read_metadata(out / "weights.safetensors")["training"]
+    card = (out / "weights.md").read_text()
+    for text in (
+        record["data"]["split_sha256"],
+        "Apache-2.0",
+        "12 to train",
+        "--epochs=8",
+        f"(epoch {result['epoch']})",
+    ):
+        assert text in card
+    assert (out / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert not (out / "checkpoints").exists()
+    # Nothing is computed again.
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert script(train_model, out=out, **settings)[0] == 0
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_several_splits_report_medians(table, tmp_path):
+    summary = train(table, tmp_path, splits=3, epochs=1)
+    values = [split["test"]["plcc"] for split in summary["splits"]]
+    assert summary["median"]["plcc"] == sorted(values)[1]
+    assert len({split["data"]["split_sha256"] for split in summary["splits"]}) == 3
+    assert len({tuple(weights(tmp_path / f"split_{i:02}")["params/fc2/kernel"].ravel()) for i in (1, 2, 3)}) == 3
+
+
+def relabelled(table, tmp_path, names):
+    """The table with other scores for some images."""
+    lines = table.read_text().splitlines()
+    rows = [line.split(",") for line in lines]
+    changed = [
+        ",".join([ref, name, str(100 - float(mos))] if name in names else [ref, name, mos])
+        for ref, name, mos in rows[1:]
+    ]
+    path = table.with_name("relabelled.csv")
+    path.write_text("\n".join([lines[0], *changed]))
+    return path
+
+
+def test_the_test_part_decides_nothing_unless_asked_to(table, tmp_path):
+    train(table, tmp_path / "a", epochs=4)
+    tested = set(json.loads((tmp_path / "a" / "split.json").read_text())["test"])
+    other = relabelled(table, tmp_path, tested)
+    train(other, tmp_path / "b", epochs=4)
+    same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert log(tmp_path / "a") == log(tmp_path / "b")
+    scores = [json.loads((tmp_path / run / "result.json").read_text())["test"]["srocc"] for run in "ab"]
+    assert scores[0] == -scores[1]
+    # As in the papers: chosen by the test part, and trained on the validation part, too.
+    summary = train(table, tmp_path / "c", epochs=4, selection="test")
+    assert "the numbers are optimistic" in summary["selection"]
+    assert "optimistic" in json.loads((tmp_path / "c" / "config.json").read_text())["selection"]
+    assert "optimistic" in (tmp_path / "c" / "weights.md").read_text()
+    assert summary["splits"][0]["test"]["srocc"] == max(row["srocc"] for row in log(tmp_path / "c"))
+    assert summary["splits"][0]["data"]["images"] == {"train": 16, "validation": 0, "test": 4}
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a process."""
+
+
+def train_until(step, monkeypatch, table, out, **settings):
+    """Train, but for an interruption when a number of steps were taken."""
+    count = loop._count
+
+    def stop(account, metrics):
+        count(account, metrics)
+        if account.step == step:
+            raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_count", stop)
+        with pytest.raises(Interrupted):
+            train(table, out, **settings)
+
+
+# With momentum, an average of weights, and a checkpoint after each of the three steps of an epoch.
+LASTING = {"ema": 0.5, "optimiser": "sgd", "learning_rate": 1e-5, "checkpoint_minutes": 0.0, "batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def whole(table, tmp_path_factory):
+    """An undisturbed run."""
+    out = tmp_path_factory.mktemp("whole")
+    train(table, out, **LASTING, devices=2)
+    return out
+
+
+def test_an_interrupted_run_goes_on(table, whole, tmp_path, monkeypatch):
+    """Interrupted within both epochs, and after the first one."""
+    for step in (2, 4, 5):
+        train_until(step, monkeypatch, table, tmp_path, **LASTING, devices=2)
+        assert log(tmp_path) == log(whole)[: (step - 1) // 3]
+    train(table, tmp_path, **LASTING, devices=2)
+    same(weights(whole), weights(tmp_path))
+    assert (whole / "log.jsonl").read_bytes() == (tmp_path / "log.jsonl").read_bytes()
+
+
+def test_a_run_goes_on_with_other_devices(table, whole, tmp_path, monkeypatch):
+    train_until(3, monkeypatch, table, tmp_path, **LASTING, devices=1)
+    train(table, tmp_path, **LASTING, devices=2)
+    first, second = weights(whole), weights(tmp_path)
+    for name in first:
+        np.testing.assert_allclose(first[name], second[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_same_weights(table, tmp_path):
+    """kill -9 in the middle of an epoch; the weights are those of an undisturbed run to the last bit."""
+    settings = {**QUICK, "epochs": 6, "devices": 1, "checkpoint_minutes": 0.0}
+    command = [sys.executable, "-m", "experiments.train_model", f"--data={table}", f"--out={tmp_path / 'broken'}"]
+    command += [f"--{name}={value}" for name, value in settings.items()]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not (tmp_path / "broken" / "checkpoints" / "5").exists():
+        time.sleep(0.002)
+    alive = process.poll() is None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert alive
+    assert not (tmp_path / "broken" / "result.json").exists()
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    train(table, tmp_path / "whole", **settings)
+    same(weights(tmp_path / "broken"), weights(tmp_path / "whole"))
+
+
+def test_settings_that_make_no_sense_are_refused(table, tmp_path, refusal):
+    def refused(**settings):
+        return refusal(
+            train_model, **{"model": "tinyiqa", "data": table, "out": tmp_path / "run", "crop": 32, **settings}
+        )
+
+    assert "--epochs=0" in refused(epochs=0)
+    assert "--crop=16 or --resize: this model needs at least 32" in refused(crop=16)
+    assert "--learning_rate=0.0 must be above 0" in refused(learning_rate=0)
+    assert "--nt_weight=-1.0 must be at least 0" in refused(nt_weight=-1)
+    assert "--flip=2.0 must be from 0 to 1" in refused(flip=2)
+    assert "--resize=100 must be rows x columns" in refused(resize=100)
+    assert "--epsilon=0" in refused(epsilon=0)
+    assert "tinyiqa has no part that is called its backbone" in refused(head_factor=10)
+    assert "goes with a --config" in refused(paper_quirks=True)
+    assert "should be one of" in refused(config="unknown")
+    assert "should be one of" in refused(loss="l3")
+    assert "has no protocol 'none'" in refused(protocol="none")
+    assert "--labels=raw" in refused(labels="raw", mos_range="100,0")
+    assert "is not a file" in refused(weights="nowhere.safetensors")
+    assert not (tmp_path / "run").exists()
