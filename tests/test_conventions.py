@@ -25,7 +25,19 @@ BELOW = {  # what the modules under models and attacks may import, types aside
     "slots": {"parallel", "attacks"},
 }
 PEERS = {"models", "attacks", "defenses"}
-BASE = {"types", "windows", "winograd", "grouped", "image", "resize", "layers", "prepare", "metrics", "parallel"}
+BASE = {
+    "types",
+    "windows",
+    "winograd",
+    "grouped",
+    "image",
+    "resize",
+    "layers",
+    "prepare",
+    "metrics",
+    "memory",
+    "parallel",
+}
 
 
 def imported_modules(path):

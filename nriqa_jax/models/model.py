@@ -90,13 +90,40 @@ class Model:
     def apply(self, variables: Variables, images: Images) -> Scores:
         """Score images.
 
-        The network computes in the number format of its variables; preprocessing and pooling in that of the images.
+        The network computes in the number format of its parameters; preprocessing and pooling in that of the images.
         """
-        views = self.preprocess.views(images)
+        return self.apply_views(variables, self.views(images))
+
+    def views(self, images: Images) -> Views:
+        """The normalised views of images that the network sees."""
+        return self.preprocess.views(images)
+
+    def apply_views(self, variables: Variables, views: Views) -> Scores:
+        """Score images that are given by their views."""
+        return self._apply(variables, views, ())[0]
+
+    def apply_training(self, variables: Variables, views: Views) -> tuple[Scores, Variables]:
+        """Scores with the statistics of the batch, and the moving averages of these: the new ``batch_stats``."""
+        scores, new = self._apply(variables, views, ("batch_stats",))
+        return scores, new.get("batch_stats", {})
+
+    def apply_held(self, variables: Variables, views: Views) -> tuple[Scores, Variables, Variables]:
+        """As `apply_training`, to be differentiated by views; and the statistics of the batch for further passes.
+
+        In the innermost derivative, which must be one with respect to the views, statistics are constants, so that
+        images of a batch do not depend on each other. Further passes take them as their ``batch_stats``.
+        """
+        scores, new = self._apply(variables, views, ("batch_stats", "held_stats"))
+        return scores, new.get("batch_stats", {}), new.get("held_stats", {})
+
+    def _apply(self, variables: Variables, views: Views, mutable: tuple[str, ...]) -> tuple[Scores, Variables]:
         batch, count = views.shape[:2]
-        views = views.reshape(batch * count, *views.shape[2:]).astype(jnp.result_type(*jax.tree.leaves(variables)))
-        outputs: Any = self.network.apply(variables, views)
-        return self.preprocess.pool(outputs.reshape(batch, count, *outputs.shape[1:]).astype(images.dtype))
+        flat = views.reshape(batch * count, *views.shape[2:])
+        flat = flat.astype(jnp.result_type(*jax.tree.leaves(variables["params"])))
+        outputs: Any
+        outputs, new = self.network.apply(variables, flat, mutable=list(mutable))
+        outputs = outputs.reshape(batch, count, *outputs.shape[1:]).astype(views.dtype)
+        return self.preprocess.pool(outputs), new
 
     def prepare(self, variables: Variables, dtype: Any = jnp.float32) -> Variables:
         """The same weights laid out for fast inference in a number format; see ``nriqa_jax.prepare``."""

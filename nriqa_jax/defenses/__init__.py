@@ -1,0 +1,1 @@
+"""Defenses: what makes the score of a quality model harder to move."""
