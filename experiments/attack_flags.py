@@ -13,6 +13,8 @@ from nriqa_jax.metrics import fidelity
 from nriqa_jax.types import Objective
 
 MakeAttack = Callable[[Objective], Any]
+_OTHER_BALLS = ("pgd_l2",)  # whose radius is no change of a pixel value
+_COUNTS = ("steps", "restarts", "queries")
 _BRACKET = 64  # factor by which a matched strength may differ from the attack's own, up and down
 _SLACK = 1e-6  # of limits that 8-bit images meet exactly
 
@@ -73,7 +75,7 @@ def preset(config: Any, more: int = 1) -> MakeAttack:
     for name, value in chosen.items():
         if name not in accepted:
             raise cli.UserError(f"--{name} does not apply to --attack={config.attack}")
-        if name in ("steps", "restarts", "queries") and value < 1:
+        if name in _COUNTS and value < 1:
             raise cli.UserError(f"--{name}={value} must be at least 1")
     for name in _NEEDED.keys() & accepted.keys() - chosen.keys():
         raise cli.UserError(f"--attack={config.attack} needs {_NEEDED[name]}")
@@ -88,6 +90,33 @@ def parameters(attack: str) -> dict[str, inspect.Parameter]:
     """The settings of an attack; the first is its strength."""
     accepted = inspect.signature(ATTACKS[attack]).parameters
     return {name: parameter for name, parameter in accepted.items() if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+def read_entry(text: str, flag: str) -> tuple[str, dict[str, int]]:
+    """An attack of a list, and its settings after colons: ``ssah:steps=20``.
+
+    Raises:
+      cli.UserError: when it names no attack, or sets something else.
+    """
+    attack, *given = text.strip().split(":")
+    if attack not in ATTACKS:
+        raise cli.UserError(f"--{flag}: there is no '{attack}'; give some of {', '.join(ATTACKS)}")
+    pairs = [setting.partition("=") for setting in given]
+    for setting, (name, _, value) in zip(given, pairs):
+        if name not in _COUNTS or not value.isdigit():
+            raise cli.UserError(f"--{flag}: '{setting}' is not steps=N, restarts=N or queries=N")
+    return attack, {name: int(value) for name, _, value in pairs}
+
+
+def strength_is_radius(attack: str) -> bool:
+    """Whether the strength of an attack is the largest change of a pixel value."""
+    return attack not in _OTHER_BALLS and next(iter(parameters(attack)), None) == "epsilon"
+
+
+def bounded(attack: str, epsilon: str) -> dict[str, str]:
+    """The flag that bounds the change of an attack: its radius if it has one, else a search for its strength."""
+    has_radius = attack not in _OTHER_BALLS and "epsilon" in parameters(attack)
+    return {"epsilon" if has_radius else "match_linf": epsilon}
 
 
 def _chosen(config: Any) -> dict[str, Any]:

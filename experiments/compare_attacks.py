@@ -12,7 +12,6 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import attack_flags, attack_images, cli, settings, text_table
-from experiments.catalog import ATTACKS
 from experiments.ledger import Table, write_atomic
 from experiments.pipeline import TIMING_COLUMNS
 from nriqa_jax.attacks.composite import ROUNDS, run_any
@@ -34,7 +32,6 @@ COLUMNS = (
     *("seconds_per_image", "runs", "forward_passes", "backward_passes"),
 )
 _OBJECTIVES = ("raise_score", "lower_score")
-_OTHER_BALLS = ("pgd_l2",)  # whose radius is no change of a pixel value
 _SIDE = 24  # of the image on which passes are counted
 
 
@@ -50,21 +47,11 @@ def run(config: Config) -> list[dict[str, Any]]:
     """Run every attack in both directions, into ``config.out``; returns the rows of ``attacks.csv``."""
     rows = []
     for entry in config.attacks.split(","):
-        attack, *given = entry.strip().split(":")
-        if attack not in ATTACKS:
-            raise cli.UserError(f"--attacks: there is no '{attack}'; give some of {', '.join(ATTACKS)}")
+        attack, given = attack_flags.read_entry(entry, "attacks")
         for objective in _OBJECTIVES:
-            rows.append(_measure(config, attack, objective, dict(_settings(given))))
+            rows.append(_measure(config, attack, objective, given))
             _write(Path(config.out) / "attacks.csv", rows)
     return rows
-
-
-def _settings(given: list[str]) -> Iterator[tuple[str, int]]:
-    for text in given:
-        name, _, value = text.partition("=")
-        if name not in ("steps", "restarts", "queries") or not value.isdigit():
-            raise cli.UserError(f"--attacks: '{text}' is not steps=N, restarts=N or queries=N")
-        yield name, int(value)
 
 
 def _measure(config: Config, attack: str, objective: str, given: dict[str, int]) -> dict[str, Any]:
@@ -73,7 +60,7 @@ def _measure(config: Config, attack: str, objective: str, given: dict[str, int])
     common = {field.name: getattr(config, field.name) for field in dataclasses.fields(settings.Common)} | {
         "out": str(out)
     }
-    in_a_ball = attack not in _OTHER_BALLS and next(iter(attack_flags.parameters(attack))) == "epsilon"
+    in_a_ball = attack_flags.strength_is_radius(attack)
     budget: dict[str, Any] = {"epsilon": config.epsilon} if in_a_ball else {"match_linf": config.epsilon}
     chosen: dict[str, Any] = {**common, **given, "out": str(out), "attack": attack, "objective": objective}
     table = attack_images.run(attack_images.Config(**chosen, **budget))
