@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 Images = Float[Array, "batch height width 3"]
+Purified = Float[Array, "batch new_height new_width 3"]
 Scores = Float[Array, " batch"]
 Losses = Float[Array, " batch"]
 Keys = Key[Array, " batch"]
@@ -27,6 +28,28 @@ class ScoreFn(Protocol):
 
     def __call__(self, images: Images, /) -> Scores:
         """Score each image."""
+        ...
+
+
+@runtime_checkable
+class Randomised(Protocol):
+    """A score function that draws at random, such as that of a model behind a random defense.
+
+    Called as it is, it draws by a key of its own, the same for every image, so that scores are a function of the image.
+    At each step of an attack it draws anew, by the keys of the images.
+    """
+
+    def __call__(self, images: Images, /) -> Scores:
+        """Score each image."""
+        ...
+
+    def drawn(self, keys: Keys) -> ScoreFn:
+        """The same with other draws.
+
+        Args:
+          keys: one per image. A batch may hold several versions of each image, those of one after those of another;
+            all draw differently.
+        """
         ...
 
 
