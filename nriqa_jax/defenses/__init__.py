@@ -1,0 +1,1 @@
+"""Defenses: training losses, purifiers, and what makes attacks adaptive."""
