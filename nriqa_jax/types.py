@@ -195,8 +195,13 @@ class CompositeAttack(Protocol):
 
 @runtime_checkable
 class Purifier(Protocol):
-    """A defense that maps images to images of the same shape and range."""
+    """A defense that maps images to images in the same range; what it returns is what a model is shown.
 
-    def __call__(self, images: Images, keys: Keys) -> Images:
+    Height and width may change, to ones that follow from those of the images alone. A purifier that does not draw at
+    random ignores the keys. Any callable of this shape works; those of `nriqa_jax.defenses` also say what their
+    gradient is worth.
+    """
+
+    def __call__(self, images: Images, keys: Keys) -> Purified:
         """Purify each image."""
         ...
