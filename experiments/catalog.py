@@ -20,6 +20,7 @@ from nriqa_jax.attacks import (
     worst_case,
 )
 from nriqa_jax.attacks.agreements import Agreement
+from nriqa_jax.defenses import fcn
 from nriqa_jax.models.cnniqa import cnniqa
 from nriqa_jax.models.dbcnn import dbcnn, dbcnn_sma
 from nriqa_jax.models.distance import Distance
@@ -127,3 +128,6 @@ DISTANCES: Mapping[str, Callable[[], Distance]] = {
     "lpips_alex": lpips_alex,
     "lpips_vgg": lpips_vgg,
 }
+
+# Variants of the learned filter, a purifier.
+FILTERS: Mapping[str, Callable[[], fcn.FCN]] = {"ref": fcn.ref, "nonorm": fcn.nonorm, "residual": fcn.residual}
