@@ -34,9 +34,10 @@ def test_training_improves_validation_and_survives_a_kill(photo_folder, tmp_path
             raise Killed
         return draw(curriculum, step)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(train_purifier.purifier_training, "draw_pairs", draw_until_killed)
-        train_purifier.run(config(photo_folder, tmp_path / "killed"))
+        with pytest.raises(Killed):
+            train_purifier.run(config(photo_folder, tmp_path / "killed"))
     assert not (tmp_path / "killed" / "fcn_residual.safetensors").exists()
     steps = []
     monkeypatch.setattr(
