@@ -24,7 +24,7 @@ from nriqa_jax.parallel import call, run_attack
 from nriqa_jax.prepare import Variables
 from nriqa_jax.types import AttackResult, Images, Objective, ScoreFn
 
-Photographs = Sequence[UInt8[np.ndarray, "height width 3"]]
+Photographs = Sequence[UInt8[np.ndarray, "_ _ 3"]]
 MakeAttack = Callable[[Objective, float], Any]
 
 
@@ -159,9 +159,14 @@ def validate(
     clean, attacked = validation.clean, validation.attacked
 
     def psnr(images: Images) -> float:
-        return float(jnp.mean(call(fidelity.psnr, call(found, images, keys), clean)))
+        return float(jnp.mean(call(fidelity.psnr, images, clean)))
 
-    numbers = {"psnr_clean": psnr(clean), "psnr_attacked": float(np.mean([psnr(a) for a in attacked.values()]))}
+    filtered = [call(found, images, keys) for images in attacked.values()]
+    numbers = {
+        "psnr_clean": psnr(call(found, clean, keys)),
+        "psnr_attacked": float(np.mean([psnr(images) for images in filtered])),
+        "psnr_unfiltered": float(np.mean([psnr(images) for images in attacked.values()])),
+    }
     for name, victim in victims.items():
         behind = defended(victim.score_fn, found)
         columns = [call(model, images) for model in (victim.score_fn, behind) for images in (clean, attacked[name])]

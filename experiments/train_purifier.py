@@ -184,7 +184,7 @@ Measured on the middle {side}x{side} pixels of the held-out photographs, under I
 | | |
 |---|---|
 | PSNR of filtered clean images | {found["psnr_clean"]:.2f} dB |
-| PSNR of filtered attacked images | {found["psnr_attacked"]:.2f} dB |
+| PSNR of filtered attacked images | {found["psnr_attacked"]:.2f} dB, {found["psnr_unfiltered"]:.2f} dB unfiltered |
 {removed}
 """
 

@@ -99,7 +99,7 @@ def checkpointed(purifier: Purifier) -> Purifier:
     return Partial(_recomputed, _as_pytree(purifier))
 
 
-def _mean_scores(model: Defended, keys: Keys, images: Images) -> Scores:
+def _mean_scores(model: Defended, keys: Key[Array, " owners"], images: Images) -> Scores:
     """Scores averaged over the draws: one batch of all draws of all images."""
     versions, rest = divmod(len(images), len(keys))
     if rest:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import enum
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ class Purification:
     presets: tuple[Any, ...] = ()
 
     @classmethod
-    def preset(cls, number: int) -> Self:
+    def preset(cls, number: int) -> "Purification":
         """The purifier at one of its presets.
 
         Args:
