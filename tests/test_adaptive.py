@@ -8,7 +8,10 @@ import pytest
 from nriqa_jax import image
 from nriqa_jax.attacks import black_box, objectives, presets
 from nriqa_jax.attacks.composite import Strongest
-from nriqa_jax.defenses.adaptive import bpda, checkpointed, defended, eot
+from nriqa_jax.defenses.adaptive import Identity, attackable, bpda, checkpointed, defended, eot
+from nriqa_jax.defenses.geometric import RandomCrop, Resize
+from nriqa_jax.defenses.purifier import compose
+from nriqa_jax.defenses.quantization import ColorQuantization
 from nriqa_jax.parallel import Replicas, call, run_attack
 from nriqa_jax.slots import run_in_slots
 
@@ -107,6 +110,21 @@ def test_bpda_refuses_a_backward_pass_of_another_size(images, keys):
         bpda(halve)(images, keys)
     half = bpda(lambda images, keys: round_levels(halve(images, keys), keys), halve)
     assert half(images, keys).shape == (5, 12, 10, 3)
+
+
+def test_attackable_replaces_what_has_no_gradient(tiny_score, images, keys):
+    smooth, rounding = Resize(0.5), ColorQuantization(4)
+    assert attackable(smooth) is smooth
+    assert attackable(blur) is blur
+    direction = jnp.ones_like(images)
+    for chain, backward in (
+        (rounding, lambda x, keys: x),
+        (compose(rounding, smooth), smooth),
+        (compose(compose(rounding, RandomCrop(8)), rounding), compose(compose(Identity(), RandomCrop(8)), Identity())),
+    ):
+        found, tangent = jax.jvp(lambda x: attackable(chain)(x, keys), (images,), (direction,))  # noqa: B023
+        np.testing.assert_array_equal(found, chain(images, keys))
+        np.testing.assert_allclose(tangent, backward(direction, keys), atol=1e-6)
 
 
 def test_checkpointing_keeps_values_and_gradients(tiny_score, images):

@@ -5,6 +5,8 @@
     attack(defended(score_fn, bpda(purifier)), images, keys)             # where it has no useful gradient
     attack(eot(defended(score_fn, purifier), 20), images, keys)          # where it draws at random
 
+`attackable` chooses the second or the third.
+
 BPDA and EOT are those of Athalye, Carlini & Wagner, "Obfuscated Gradients Give a False Sense of Security" (ICML 2018).
 """
 
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Key
 
+from nriqa_jax.defenses.purifier import Composition, Deterministic, Gradient, Purification
 from nriqa_jax.types import Images, Keys, Purified, Purifier, ScoreFn, Scores
 
 
@@ -75,13 +78,17 @@ def eot(score_fn: Defended, draws: int) -> Defended:
     return dataclasses.replace(score_fn, draws=draws)
 
 
-def identity(images: Images, keys: Keys) -> Images:
-    """The purifier that changes nothing: the published backward pass of BPDA."""
-    del keys
-    return images
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Identity(Deterministic):
+    """The purifier that changes nothing: no defense, and the published backward pass of BPDA."""
+
+    def purify(self, images: Images) -> Images:
+        """Change nothing."""
+        return images
 
 
-def bpda(purifier: Purifier, backward: Purifier = identity) -> Purifier:
+def bpda(purifier: Purifier, backward: Purifier = Identity()) -> Purifier:
     """Backward pass differentiable approximation: the values of a purifier with the gradient of another.
 
     Works in reverse and forward mode and for any order; the purifier itself is never differentiated, so it may round,
@@ -94,9 +101,29 @@ def bpda(purifier: Purifier, backward: Purifier = identity) -> Purifier:
     return Partial(_with_gradient_of, _as_pytree(backward), _as_pytree(purifier))
 
 
+def attackable(purifier: Purifier) -> Purifier:
+    """A purifier as an attack differentiates it best: by BPDA where its own gradient is worth nothing.
+
+    Of a chain, the backward pass is that of the stages with a gradient.
+
+    Args:
+      purifier: one of this library, which says what its gradient is worth; others are taken to have a good one.
+    """
+    if getattr(purifier, "gradient", Gradient.EXACT) is not Gradient.NONE:
+        return purifier
+    return bpda(purifier, _smooth(purifier))
+
+
 def checkpointed(purifier: Purifier) -> Purifier:
     """The same purifier with less memory for its gradient: what lies between its ends is computed again."""
     return Partial(_recomputed, _as_pytree(purifier))
+
+
+def _smooth(purifier: Purification) -> Purification:
+    """The same without the stages that have no gradient; the others draw as before."""
+    if isinstance(purifier, Composition):
+        return dataclasses.replace(purifier, stages=tuple(map(_smooth, purifier.stages)))
+    return Identity() if purifier.gradient is Gradient.NONE else purifier
 
 
 def _mean_scores(model: Defended, keys: Key[Array, " owners"], images: Images) -> Scores:

@@ -1,6 +1,7 @@
 """Purifiers that move pixels: flips, rotations, crops and resizing."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,7 @@ class RandomRotate(Random):
 
     limit: Number = 15.0
     presets = (10.0, 15.0, 20.0, 30.0, 50.0)
+    limits = (0.0, 180.0)
 
     def purify_one(self, image: Image, key: Array) -> Image:
         """Turn one image."""
@@ -51,6 +53,7 @@ class RandomCrop(Random):
 
     size: int = dataclasses.field(default=128, metadata={"static": True})
     presets = (32, 64, 128, 256, 288)
+    limits = (1, math.inf)
 
     def purify_one(self, image: Image, key: Array) -> Float[Array, "{self.size} {self.size} 3"]:
         """Cut one image.
@@ -79,6 +82,7 @@ class Resize(Deterministic):
     scale: float = dataclasses.field(default=0.5, metadata={"static": True})
     antialias: bool = dataclasses.field(default=False, metadata={"static": True})
     presets = (0.1, 0.25, 0.5, 0.75, 0.9)
+    limits = (0.0, 1.0)
 
     def purify(self, images: Images) -> Purified:
         """Resize each image.
@@ -107,6 +111,7 @@ class Upscale(Deterministic):
     target: tuple[int, int] | None = dataclasses.field(default=None, metadata={"static": True})
     antialias: bool = dataclasses.field(default=False, metadata={"static": True})
     presets = Resize.presets
+    limits = Resize.limits
 
     def purify(self, images: Images) -> Purified:
         """Resize each image twice."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import math
 from typing import Any
 
 import jax
@@ -32,11 +33,13 @@ class Purification:
       gradient: what its derivative is worth.
       presets: five values of the strength, those of the published benchmark where it has the purifier. The default is a
         setting of its own.
+      limits: smallest and largest strength that makes sense.
     """
 
     random: bool = False
     gradient: Gradient = Gradient.EXACT
     presets: tuple[Any, ...] = ()
+    limits: tuple[float, float] = (0.0, math.inf)
 
     @classmethod
     def preset(cls, number: int) -> "Purification":

@@ -1,6 +1,7 @@
 """Purification by fewer levels per colour channel."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ class ColorQuantization(Deterministic):
 
     levels: Count = 16
     presets = (2, 5, 16, 20, 25)
+    limits = (2, math.inf)
     gradient = Gradient.NONE
 
     def purify(self, images: Images) -> Images:
@@ -42,6 +44,7 @@ class BitDepth(Deterministic):
 
     bits: Count = 5
     presets = (2, 3, 4, 5, 6)
+    limits = (1, 16)
     gradient = Gradient.NONE
 
     def purify(self, images: Images) -> Images:
