@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from experiments import filters
 from nriqa_jax.attacks import (
     advcf,
     agreements,
@@ -20,7 +21,20 @@ from nriqa_jax.attacks import (
     worst_case,
 )
 from nriqa_jax.attacks.agreements import Agreement
-from nriqa_jax.defenses import fcn
+from nriqa_jax.defenses import (
+    adaptive,
+    bilateral,
+    fcn,
+    gaussian,
+    geometric,
+    jpeg,
+    median,
+    noise,
+    non_local_means,
+    quantization,
+    total_variation,
+    wavelets,
+)
 from nriqa_jax.models.cnniqa import cnniqa
 from nriqa_jax.models.dbcnn import dbcnn, dbcnn_sma
 from nriqa_jax.models.distance import Distance
@@ -34,7 +48,7 @@ from nriqa_jax.models.metaiqa import metaiqa
 from nriqa_jax.models.model import Model
 from nriqa_jax.models.spaq import spaq_bl, spaq_mta, spaq_mte, spaq_mts
 from nriqa_jax.models.tinyiqa import tinyiqa
-from nriqa_jax.types import CompositeAttack, Images, Objective, Scores, StepwiseAttack
+from nriqa_jax.types import CompositeAttack, Images, Objective, Purifier, Scores, StepwiseAttack
 
 MODELS: Mapping[str, Callable[[], Model]] = {
     "cnniqa": cnniqa,
@@ -127,6 +141,28 @@ DISTANCES: Mapping[str, Callable[[], Distance]] = {
     "dists_pooled": dists_pooled,
     "lpips_alex": lpips_alex,
     "lpips_vgg": lpips_vgg,
+}
+
+PURIFIERS: Mapping[str, Callable[..., Purifier]] = {
+    "none": adaptive.Identity,
+    "flip": geometric.Flip,
+    "random_rotate": geometric.RandomRotate,
+    "random_crop": geometric.RandomCrop,
+    "resize": geometric.Resize,
+    "upscale": geometric.Upscale,
+    "gaussian_blur": gaussian.GaussianBlur,
+    "median_blur": median.MedianBlur,
+    "bilateral": bilateral.Bilateral,
+    "non_local_means": non_local_means.NonLocalMeans,
+    "total_variation": total_variation.TotalVariation,
+    "jpeg": jpeg.ExactJpeg,
+    "diffjpeg": jpeg.DiffJpeg,
+    "color_quantization": quantization.ColorQuantization,
+    "bit_depth": quantization.BitDepth,
+    "random_noise": noise.RandomNoise,
+    "unsharp": gaussian.Unsharp,
+    "wavelet_shrinkage": wavelets.WaveletShrinkage,
+    "fcn": filters.load,
 }
 
 # Variants of the learned filter, a purifier.

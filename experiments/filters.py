@@ -1,4 +1,4 @@
-"""Files of learned filters, the purifier FCN: the weights, which variant they are of, and how they were trained."""
+"""Files of learned filters, the purifier FCN: the weights, the network that they are of, and how they were trained."""
 
 from collections.abc import Mapping
 from importlib import resources
@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.catalog import FILTERS
 from experiments.errors import UserError
 from nriqa_jax.defenses import fcn
 from nriqa_jax.prepare import Variables
@@ -16,58 +15,59 @@ from weights_convert import store, tables, torch_file
 from weights_convert.rules import CheckpointError, Problems, apply_rules, compare, flatten, unflatten
 
 EXTENSION = ".safetensors"
-PUBLISHED = "ref"  # the variant of PyTorch files
 
-_VARIANT = "variant"
+_SWITCHES = ("normalised", "residual")  # of the network
 
 
-def save(path: Path, variant: str, variables: Variables, metadata: Mapping[str, Any]) -> None:
+def save(path: Path, network: fcn.FCN, variables: Variables, metadata: Mapping[str, Any]) -> None:
     """Write a filter, completely or not at all, making its folder if needed.
 
     Args:
       path: a ``.safetensors`` file.
-      variant: one of `FILTERS`.
-      variables: its weights.
+      network: what the weights belong to.
+      variables: the weights.
       metadata: how they were made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    store.save_variables(path, variables, {**metadata, "purifier": "fcn", _VARIANT: variant})
+    switches = {name: getattr(network, name) for name in _SWITCHES}
+    store.save_variables(path, variables, {**metadata, "purifier": "fcn", **switches})
 
 
-def load(weights: str = "embedded", variant: str = "") -> fcn.LearnedFilter:
-    """The filter in a file.
+def load(weights: str = "embedded", normalised: bool = True, residual: bool = False) -> fcn.LearnedFilter:
+    """FCN, the learned filter of the purification study.
 
     Args:
       weights: ``embedded``, a ``.safetensors`` file of this project, or a PyTorch file with the published names.
-      variant: of a PyTorch file, which does not say; by default the published one.
+      normalised: of the network of a PyTorch file, which does not say.
+      residual: of the same.
 
     Raises:
       UserError: when there is no such file, or it holds something else.
     """
     path = _embedded() if weights == "embedded" else Path(weights)
     if not path.is_file():
-        known = "none is embedded here" if weights == "embedded" else "there is no such file"
-        raise UserError(f"weights of the filter '{weights}': {known}; give a .safetensors or PyTorch file")
+        raise UserError(f"weights of the filter: {path} is not a file; give a .safetensors or PyTorch file")
     try:
-        variant, arrays = _read(path) if path.suffix == EXTENSION else (variant or PUBLISHED, _convert(path))
+        ours = path.suffix == EXTENSION
+        network, arrays = _read(path) if ours else (fcn.FCN(normalised, residual), _convert(path))
     except CheckpointError as error:
         raise UserError(f"weights of the filter: {error}") from error
-    return fcn.LearnedFilter(jax.device_put(unflatten(arrays)), FILTERS[variant]())
+    return fcn.LearnedFilter(jax.device_put(unflatten(arrays)), network)
 
 
 def _embedded() -> Path:
     return Path(str(resources.files("nriqa_jax.defenses"))) / "embedded" / f"fcn_residual{EXTENSION}"
 
 
-def _read(path: Path) -> tuple[str, dict[str, np.ndarray]]:
+def _read(path: Path) -> tuple[fcn.FCN, dict[str, np.ndarray]]:
     metadata, arrays = store.read(path)
-    variant, problems = metadata.get(_VARIANT), Problems()
-    if metadata.get("purifier") != "fcn" or variant not in FILTERS:
+    switches, problems = [metadata.get(name) for name in _SWITCHES], Problems()
+    if metadata.get("purifier") != "fcn" or not all(isinstance(switch, bool) for switch in switches):
         raise CheckpointError(f"{path} is not of a filter that experiments.train_purifier made")
     compare(arrays, _shapes(), problems)
     if problems.count():
         raise CheckpointError(problems.message(f"{path}: the tensors do not fit").partition("\n")[0])
-    return str(variant), arrays
+    return fcn.FCN(*switches), arrays
 
 
 def _convert(path: Path) -> dict[str, np.ndarray]:

@@ -157,7 +157,7 @@ def write(
     left_out = {"images", "out", "models", *(field.name for field in dataclasses.fields(cli.Machine))}
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in left_out}
     record = {"script": "train_purifier", "flags": settings, "weights_sha256": dict(digests), "held_out": found}
-    filters.save(path, config.variant, variables, record)
+    filters.save(path, FILTERS[config.variant](), variables, record)
     ledger.write_atomic(path.with_suffix(".md"), card(config, digests, found, counts).encode())
 
 

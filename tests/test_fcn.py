@@ -9,6 +9,7 @@ from experiments import filters
 from experiments.catalog import FILTERS
 from experiments.errors import UserError
 from nriqa_jax.defenses import fcn
+from weights_convert import store
 
 torch = pytest.importorskip("torch")
 
@@ -40,7 +41,8 @@ def torch_filter(state, x, variant):
 def test_filters_are_those_of_pytorch(variant, weights, images, keys, tmp_path):
     path = tmp_path / "fcn_mse.pth"
     torch.save({"model": weights}, path)
-    found = filters.load(str(path), variant)
+    network = FILTERS[variant]()
+    found = filters.load(str(path), network.normalised, network.residual)
     assert sum(leaf.size for leaf in jax.tree.leaves(found.variables)) == 11_459
     x = torch.from_numpy(np.array(images).transpose(0, 3, 1, 2).copy()).requires_grad_()
     expected = torch_filter(weights, x, variant)
@@ -61,10 +63,10 @@ def test_a_residual_filter_starts_as_the_identity(images, keys):
     assert float(jnp.max(jnp.abs(other(images, keys) - images))) > 0.1
 
 
-def test_files_keep_the_variant(images, keys, tmp_path):
-    for variant, make in FILTERS.items():
+def test_files_keep_the_network(images, keys, tmp_path):
+    for make in FILTERS.values():
         variables = fcn.init(make(), jax.random.key(1))
-        filters.save(tmp_path / "new" / "f.safetensors", variant, variables, {"script": "test"})
+        filters.save(tmp_path / "new" / "f.safetensors", make(), variables, {"script": "test"})
         found = filters.load(str(tmp_path / "new" / "f.safetensors"))
         assert found.network == make()
         np.testing.assert_array_equal(found(images, keys), fcn.LearnedFilter(variables, make())(images, keys))
@@ -75,10 +77,10 @@ def test_wrong_files_are_refused_in_one_sentence(weights, tmp_path):
     del weights["conv2.bias"]
     torch.save(weights, tmp_path / "part.pth")
     (tmp_path / "text.safetensors").write_bytes(b"hello")
-    filters.save(tmp_path / "nan.safetensors", "ref", jax.tree.map(lambda x: x * jnp.nan, variables), {})
-    filters.save(tmp_path / "other.safetensors", "wide", variables, {})
+    filters.save(tmp_path / "nan.safetensors", fcn.ref(), jax.tree.map(lambda x: x * jnp.nan, variables), {})
+    store.save_variables(tmp_path / "other.safetensors", variables, {"model": "cnniqa"})
     reasons = {
-        "absent.pth": "there is no such file",
+        "absent.pth": "is not a file",
         "part.pth": "do not fit the model: 1 missing",
         "text.safetensors": "not a sound safetensors file",
         "nan.safetensors": "do not fit: 6 not finite",
