@@ -15,8 +15,33 @@ from nriqa_jax.attacks.composite import Adapted, Matched, Strongest
 _FORWARDS_OF_ATTACK = 4  # clean, attacked, noise of the same size, and the saved file
 
 
+class Source(NamedTuple):
+    """A set of images.
+
+    Attributes:
+      model: the model that was attacked; None for the clean images.
+      attack: how.
+      through: the purifier that the attack was computed through, if any.
+    """
+
+    model: str | None = None
+    attack: Spelled | None = None
+    through: Spelled | None = None
+
+    @property
+    def folder(self) -> str:
+        """Where it is, below the folder of the run."""
+        if self.attack is None:
+            return "clean"
+        whole = f"attacked/{self.model}/{self.attack.folder}"
+        return whole if self.through is None else f"{whole}/through/{self.through.folder}"
+
+
+CLEAN = Source()
+
+
 class Cell(NamedTuple):
-    """An attack on a model and a purifier against it.
+    """An attack on a model, and a purifier against it.
 
     Attributes:
       model: name of the model.
@@ -29,6 +54,11 @@ class Cell(NamedTuple):
     attack: Spelled
     purifier: Spelled
     adaptive: bool
+
+    @property
+    def source(self) -> Source:
+        """What the attack made."""
+        return Source(self.model, self.attack, self.purifier if self.adaptive else None)
 
     @property
     def folder(self) -> str:

@@ -1,12 +1,13 @@
 """Attacks and purifiers as flags spell them: ``ifgsm:epsilon=8/255:steps=20``, ``jpeg:preset=2``."""
 
 import ast
+import dataclasses
 import inspect
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
-from experiments import listed
+from experiments import attack_flags, attack_images, listed, settings
 from experiments.catalog import PURIFIERS
 from experiments.errors import UserError
 from nriqa_jax.defenses.purifier import Purification
@@ -24,7 +25,7 @@ class Spelled(NamedTuple):
 
     text: str
     name: str
-    settings: Mapping[str, str]
+    settings: tuple[tuple[str, str], ...]
 
     @property
     def folder(self) -> str:
@@ -58,7 +59,7 @@ def _read_one(flag: str, text: str) -> Spelled:
     for key, equals, value in pairs:
         if not (key and equals and value):
             raise UserError(f"--{flag}: {text} should be like NAME:SETTING=VALUE")
-    return Spelled(text, name, {key: value for key, _, value in pairs})
+    return Spelled(text, name, tuple((key, value) for key, _, value in pairs))
 
 
 def purifier(spelled: Spelled) -> Purifier:
@@ -83,6 +84,29 @@ def purifier(spelled: Spelled) -> Purifier:
         return found
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"--purifiers: {spelled.text}: {error}") from error
+
+
+def attack(spelled: Spelled, objective: str) -> attack_images.Config:
+    """The settings of the attack that is meant: its name, and flags of ``experiments.attack_images``.
+
+    Raises:
+      UserError: when there is no such flag for attacks, or the value is none for it.
+    """
+    shared = {field.name for field in dataclasses.fields(settings.Common)}
+    flags = {field.name: field for field in dataclasses.fields(attack_flags.AnyAttack)}
+    chosen: dict[str, Any] = {}
+    for name, text in spelled.settings:
+        if name not in flags.keys() - shared - {"attack", "precision", "rematerialize"}:
+            raise UserError(f"--attacks: {spelled.text}: attacks have no setting '{name}'")
+        kind = next(
+            kind for kind in (int, float, str) if kind is flags[name].type or kind in get_args(flags[name].type)
+        )
+        try:
+            chosen[name] = kind(text)
+        except ValueError:
+            raise UserError(f"--attacks: {spelled.text}: {name}={text} is not a number") from None
+    unused = dict.fromkeys(("model", "weights", "images", "out"), "")
+    return attack_images.Config(attack=spelled.name, objective=objective, **unused, **chosen)
 
 
 def _value(parameter: inspect.Parameter, text: str) -> Any:

@@ -165,7 +165,7 @@ def ssim(images: Pixels, originals: Pixels) -> Values:
 
 
 def ssim_uniform(images: Pixels, originals: Pixels) -> Values:
-    """Structural similarity over plain 7x7 means, as scikit-image computes it by default, and the MSU benchmarks with it.
+    """Structural similarity over plain 7x7 means: the default of scikit-image, and what the MSU benchmarks use.
 
     Sample covariances, K1 = 0.01, K2 = 0.03, data range 1, full windows only; averaged over windows and channels.
 
