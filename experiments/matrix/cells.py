@@ -23,13 +23,8 @@ Column = Float[np.ndarray, " images"]
 SCORES = ("clear", "attacked", "defended_clear", "defended_attacked")
 UNAWARE = ("attacked_unaware", "defended_unaware")  # of the attack that knows of no purifier
 PURIFIED = ("defended_clear", "defended_attacked")
-PER_IMAGE = (
-    "image",
-    *SCORES,
-    *UNAWARE,
-    "mos",
-    *(f"{measure}_{column}" for column in PURIFIED for measure in SIMILARITIES),
-)
+SIMILAR = tuple(f"{measure}_{column}" for column in PURIFIED for measure in SIMILARITIES)
+PER_IMAGE = ("image", *SCORES, *UNAWARE, "mos", *SIMILAR)
 HEAD = ("model", "attack", "purifier", "adaptive", "differentiated", "images")
 
 # Scores with a 95 % interval: percentile bootstrap over images.
@@ -108,7 +103,6 @@ def _numbers(rows: Mapping[str, ledger.Row], images: list[str], column: str) -> 
 def scores_of(low: float, high: float) -> dict[str, Score]:
     """All scores of a cell, of a model with the score range ``[low, high]``."""
     r = partial(r_score, low=low, high=high)
-    means = {f"mean_{measure}_{column}": f"{measure}_{column}" for column in PURIFIED for measure in SIMILARITIES}
     return {
         **defense.benchmark_scores(low, high),
         **defense.further_scores(low, high),
@@ -117,7 +111,7 @@ def scores_of(low: float, high: float) -> dict[str, Score]:
         "as_strong_as_unaware": Score(_share_as_strong, ("defended_clear", "defended_attacked", "defended_unaware")),
         "r_attacked": Score(r, ("clear", "attacked")),
         "r_robust": Score(r, ("clear", "defended_attacked")),
-        **{name: Score(_mean, (column,)) for name, column in means.items()},
+        **{f"mean_{column}": Score(_mean, (column,)) for column in SIMILAR},
     }
 
 

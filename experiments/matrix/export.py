@@ -25,13 +25,19 @@ _PAIRS = {
 }
 
 
+_MEASURES = ("ssim", "mse", "psnr", "l_inf", "mae")
+
+
 def write_msu(path: Path, found: Table) -> None:
     """Write the table of a cell; a column of which nothing is known, such as MOS, is left out, as it is there."""
-    pairs = {f"{measure}_{theirs}": f"{measure}_{ours}" for theirs, ours in _PAIRS.items() for measure in MEASURES}
-    names = {theirs: ours for theirs, ours in (_SCORES | pairs).items() if not np.isnan(found.columns[ours]).all()}
-    columns = [found.columns[ours] for ours in names.values()]
-    rows = ([i, image, *(_text(column[i]) for column in columns)] for i, image in enumerate(found.images))
-    ledger.write_rows(path, ["", "image_name", *names], rows)
+    columns = {theirs: found.columns[ours] for theirs, ours in _SCORES.items()}
+    for theirs, ours in _PAIRS.items():
+        own = {measure: found.columns[f"{measure}_{ours}"] for measure in MEASURES}
+        own["mse"] = 10.0 ** (-own["psnr"] / 10.0)
+        columns |= {f"{measure}_{theirs}": own[measure] for measure in _MEASURES}
+    known = {name: values for name, values in columns.items() if not np.isnan(values).all()}
+    rows = ([i, image, *(_text(values[i]) for values in known.values())] for i, image in enumerate(found.images))
+    ledger.write_rows(path, ["", "image_name", *known], rows)
 
 
 def _text(value: float) -> str:
