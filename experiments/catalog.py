@@ -5,6 +5,7 @@ from typing import Any
 
 from jax.tree_util import Partial
 
+from experiments import filters
 from experiments.data_sets import known
 from experiments.data_sets.data_set import Known, Scale
 from experiments.training import plan, published, recipes
@@ -25,7 +26,23 @@ from nriqa_jax.attacks import (
     worst_case,
 )
 from nriqa_jax.attacks.agreements import Agreement
-from nriqa_jax.defenses import losses, optimisers, regimes
+from nriqa_jax.defenses import (
+    adaptive,
+    bilateral,
+    fcn,
+    gaussian,
+    geometric,
+    jpeg,
+    losses,
+    median,
+    noise,
+    non_local_means,
+    optimisers,
+    quantization,
+    regimes,
+    total_variation,
+    wavelets,
+)
 from nriqa_jax.defenses.adversaries import LossFn
 from nriqa_jax.models.cnniqa import cnniqa
 from nriqa_jax.models.dbcnn import dbcnn, dbcnn_sma
@@ -40,7 +57,7 @@ from nriqa_jax.models.metaiqa import metaiqa
 from nriqa_jax.models.model import Model
 from nriqa_jax.models.spaq import spaq_bl, spaq_mta, spaq_mte, spaq_mts
 from nriqa_jax.models.tinyiqa import tinyiqa
-from nriqa_jax.types import CompositeAttack, Images, Objective, Scores, StepwiseAttack
+from nriqa_jax.types import CompositeAttack, Images, Objective, Purifier, Scores, StepwiseAttack
 
 MODELS: Mapping[str, Callable[[], Model]] = {
     "cnniqa": cnniqa,
@@ -213,3 +230,27 @@ BACKBONES: Mapping[str, tuple[str, ...]] = {
     "spaq_mta": ("backbone/",),
     "spaq_mte": ("backbone/",),
 }
+PURIFIERS: Mapping[str, Callable[..., Purifier]] = {
+    "none": adaptive.Identity,
+    "flip": geometric.Flip,
+    "random_rotate": geometric.RandomRotate,
+    "random_crop": geometric.RandomCrop,
+    "resize": geometric.Resize,
+    "upscale": geometric.Upscale,
+    "gaussian_blur": gaussian.GaussianBlur,
+    "median_blur": median.MedianBlur,
+    "bilateral": bilateral.Bilateral,
+    "non_local_means": non_local_means.NonLocalMeans,
+    "total_variation": total_variation.TotalVariation,
+    "jpeg": jpeg.ExactJpeg,
+    "diffjpeg": jpeg.DiffJpeg,
+    "color_quantization": quantization.ColorQuantization,
+    "bit_depth": quantization.BitDepth,
+    "random_noise": noise.RandomNoise,
+    "unsharp": gaussian.Unsharp,
+    "wavelet_shrinkage": wavelets.WaveletShrinkage,
+    "fcn": filters.load,
+}
+
+# Variants of the learned filter, a purifier.
+FILTERS: Mapping[str, Callable[[], fcn.FCN]] = {"ref": fcn.ref, "nonorm": fcn.nonorm, "residual": fcn.residual}

@@ -54,8 +54,8 @@ class Scorers(NamedTuple):
       surrogate: what attacks see instead of the model, where they are to carry over from another one.
     """
 
-    score: Partial
-    gradient: Partial | None = None
+    score: ScoreFn
+    gradient: ScoreFn | None = None
     surrogate: ScoreFn | None = None
 
     @property

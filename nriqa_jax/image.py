@@ -27,6 +27,11 @@ def straight_through(rounded: Float[Array, "*n"], x: Float[Array, "*n"]) -> Floa
     return x + jax.lax.stop_gradient(rounded - x)
 
 
+def clip_unit(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """Cut off at 0 and 1; the gradient is that of a closed interval, 1 at its ends, where many pixels are."""
+    return jnp.where((x >= 0.0) & (x <= 1.0), x, jnp.clip(jax.lax.stop_gradient(x), 0.0, 1.0))
+
+
 def luma_8bit(images: Images) -> Float[Array, "batch height width 1"]:
     """Grey levels as an 8-bit file would hold them, in [0, 1]; straight-through gradient.
 

@@ -107,6 +107,12 @@ def _sides(padding: int) -> tuple[tuple[int, int], ...]:
     return ((0, 0), (padding, padding), (padding, padding), (0, 0))
 
 
+def instance_norm(x: Features) -> Maps:
+    """Each map of each image with mean 0 and variance 1, as PyTorch's ``InstanceNorm2d`` without weights."""
+    centred = x - jnp.mean(x, axis=(1, 2), keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=(1, 2), keepdims=True) + 1e-5)
+
+
 def flatten_nchw(x: Features) -> Float[Array, "batch features"]:
     """Flatten in the channel-first order that linear layers trained in PyTorch expect."""
     return jnp.moveaxis(x, -1, 1).reshape(x.shape[0], -1)

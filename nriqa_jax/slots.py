@@ -108,6 +108,7 @@ class _Board:
             self._seat(np.minimum(np.arange(start, start + self._slots), count - 1))
             ends = [self._ends[int(owner)] for owner in self._owners]
             state = self._replicas.rows(self._devices, jax.tree.map(lambda *rows: np.stack(rows), *ends))
+            state = state._replace(keys=jax.random.wrap_key_data(state.keys, impl=jax.random.key_impl(self._keys)))
             trace = jnp.asarray(self._trace[:, self._owners])
             found.append(parallel.finish(self._attack, self._score_fn, self._batch, state, trace))
         rows = [result._replace(loss_trace=result.loss_trace.T) for result in found]

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 Images = Float[Array, "batch height width 3"]
+Purified = Float[Array, "batch new_height new_width 3"]
 Scores = Float[Array, " batch"]
 Losses = Float[Array, " batch"]
 Keys = Key[Array, " batch"]
@@ -28,6 +29,28 @@ class ScoreFn(Protocol):
 
     def __call__(self, images: Images, /) -> Scores:
         """Score each image."""
+        ...
+
+
+@runtime_checkable
+class Randomised(Protocol):
+    """A score function that draws at random, such as that of a model behind a random defense.
+
+    Called as it is, it draws by a key of its own, the same for every image, so that scores are a function of the image.
+    At each step of an attack it draws anew, by the keys of the images.
+    """
+
+    def __call__(self, images: Images, /) -> Scores:
+        """Score each image."""
+        ...
+
+    def drawn(self, keys: Keys) -> ScoreFn:
+        """The same with other draws.
+
+        Args:
+          keys: one per image. A batch may hold several versions of each image, those of one after those of another;
+            all draw differently.
+        """
         ...
 
 
@@ -173,8 +196,13 @@ class CompositeAttack(Protocol):
 
 @runtime_checkable
 class Purifier(Protocol):
-    """A defense that maps images to images of the same shape and range."""
+    """A defense that maps images to images in the same range; what it returns is what a model is shown.
 
-    def __call__(self, images: Images, keys: Keys) -> Images:
+    Height and width may change, to ones that follow from those of the images alone. A purifier that does not draw at
+    random ignores the keys. Any callable of this shape works; those of `nriqa_jax.defenses` also say what their
+    gradient is worth.
+    """
+
+    def __call__(self, images: Images, keys: Keys) -> Purified:
         """Purify each image."""
         ...

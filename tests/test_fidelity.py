@@ -8,7 +8,7 @@ import pytest
 from jax.test_util import check_grads
 from scipy import signal
 
-from nriqa_jax.metrics.fidelity import l2, linf, ms_ssim, mse, psnr, ssim
+from nriqa_jax.metrics.fidelity import l2, linf, ms_ssim, mse, psnr, ssim, ssim_uniform
 
 TID2013 = Path(__file__).parents[2] / "shared" / "data" / "tid2013"
 MATLAB_SSIM = {"I03": 0.6993, "I04": 0.9978, "I06": 0.9989, "I08": 0.9669, "I19": 0.6519}
@@ -92,6 +92,8 @@ def test_ssim_matches_scikit_image(level):
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
     maps = [reference(a, b, channel_axis=2, full=True, **options)[1] for a, b in zip(np.float64(x), np.float64(y))]
     np.testing.assert_allclose(JITTED[ssim](x, y), [m[5:-5, 5:-5].mean() for m in maps], atol=1e-5)
+    default = [reference(a, b, channel_axis=2, data_range=1.0) for a, b in zip(np.float64(x), np.float64(y))]
+    np.testing.assert_allclose(jax.jit(ssim_uniform)(x, y), default, atol=1e-5)
 
 
 def test_ssim_is_precise_on_nearly_flat_bright_images():

@@ -131,4 +131,7 @@ DISTANCE_LAYOUTS: dict[str, dict[str, Layout]] = {
     "lpips_vgg": LPIPS_LAYOUTS,
 }
 
+# The learned filter of the purification study (arXiv 2404.06957), and its variants.
+FCN = layer(r"(conv[123])", r"\1")
+
 EVERY_LAYOUT = LAYOUTS | DISTANCE_LAYOUTS

@@ -24,6 +24,7 @@ from nriqa_jax.types import (
     Objective,
     Penalty,
     Perturbation,
+    Randomised,
     ScoreFn,
     Scores,
     StepwiseAttack,
@@ -97,6 +98,7 @@ class GradientAttack:
 
     def step(self, score_fn: ScoreFn, images: Images, state: State) -> tuple[State, Losses]:
         """One gradient step and projection."""
+        score_fn = drawn(score_fn, state.keys)
         gradient = partial(self._losses_and_gradients, score_fn, images, state.keys)
         losses, grads = gradient(self.look_ahead(state.theta, state.rule) if self.look_ahead else state.theta)
         zero, nonfinite = _per_image_mean(grads, lambda g: g == 0), _per_image_sum(grads, lambda g: ~jnp.isfinite(g))
@@ -125,6 +127,7 @@ class GradientAttack:
 
     def finish(self, score_fn: ScoreFn, images: Images, state: State, loss_trace: Array) -> AttackResult:
         """Render and score the outcome."""
+        score_fn = drawn(score_fn, state.keys)
         theta, queries = state.theta, self.steps + 1
         scores = score_fn(self._render(theta, images))
         if self.keep_best:
@@ -161,6 +164,11 @@ class GradientAttack:
 
     def _penalty(self, theta: Theta, attacked: Images, images: Images) -> Losses | float:
         return 0.0 if self.penalty is None else self.penalty(theta, attacked, images)
+
+
+def drawn(score_fn: ScoreFn, keys: Keys) -> ScoreFn:
+    """A score function as it is at a step of an attack: if it draws at random, by the keys of the images."""
+    return score_fn.drawn(keys) if isinstance(score_fn, Randomised) else score_fn
 
 
 def select(condition: Array, accepted: Theta, rejected: Theta) -> Theta:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from nriqa_jax.attacks.gradient import run, select
+from nriqa_jax.attacks.gradient import drawn, run, select
 from nriqa_jax.types import AttackResult, Images, Keys, Losses, Objective, ScoreFn
 
 Candidates = Float[Array, "batch queries height width 3"]
@@ -94,7 +94,7 @@ class QueryAttack:
     def step(self, score_fn: ScoreFn, images: Images, state: State) -> tuple[State, Losses]:
         """One round of queries."""
         candidates = self.search.ask(state.search, images, state.keys)
-        losses = self._losses(score_fn, candidates)
+        losses = self._losses(drawn(score_fn, state.keys), candidates)
         search, loss = self.search.tell(state.search, images, state.keys, candidates, losses)
         loss = jnp.where(state.done, state.loss, loss)
         stays = state.done | (self.search.lags & self._reached(loss))
@@ -107,6 +107,7 @@ class QueryAttack:
     def finish(self, score_fn: ScoreFn, images: Images, state: State, loss_trace: Array) -> AttackResult:
         """Score the outcome."""
         attacked, queries = self.search.best(state.search, images), state.queries + 1
+        score_fn = drawn(score_fn, state.keys)
         scores = score_fn(attacked)
         if state.best_loss is not None:
             attacked = select(self.objective(scores) <= state.best_loss, attacked, state.best)

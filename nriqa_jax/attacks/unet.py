@@ -4,12 +4,11 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Key, PyTree
 
-from nriqa_jax.layers import Conv, Features, Maps
+from nriqa_jax.layers import Conv, Features, Maps, instance_norm
 
 WIDTHS = (64, 128, 256, 512, 512, 512, 512, 512)
 
@@ -41,11 +40,11 @@ class UNet(nn.Module):
         for level, width in enumerate(self.widths):
             x = nn.leaky_relu(x, 0.2) if level else x
             x = Conv(width, 4, stride=2, padding=1, name=f"down{level}")(x)
-            x = _instance_norm(x) if 0 < level < last else x
+            x = instance_norm(x) if 0 < level < last else x
             skipped.append(x)
         for level in range(last, 0, -1):
             x = _doubled(self.widths[level - 1], f"up{level}")(nn.relu(x))
-            x = _instance_norm(x)
+            x = instance_norm(x)
             dropped = dropout and last - level < _DROPPED_LEVELS
             x = nn.Dropout(_DROPOUT, deterministic=not dropped)(x)
             x = jnp.concatenate([x, skipped[level - 1]], axis=-1)
@@ -84,9 +83,3 @@ def _apply(network: UNet, params: PyTree, inputs: Features, key: Key[Array, ""] 
 
 def _doubled(width: int, name: str) -> nn.ConvTranspose:
     return nn.ConvTranspose(width, (4, 4), (2, 2), "SAME", kernel_init=_SPREAD, name=name)
-
-
-def _instance_norm(x: Features) -> Float[Array, "batch height width channels"]:
-    """Each map of each image with mean 0 and variance 1."""
-    centred = x - jnp.mean(x, axis=(1, 2), keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=(1, 2), keepdims=True) + 1e-5)

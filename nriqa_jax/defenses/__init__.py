@@ -1,1 +1,1 @@
-"""Defenses: what makes the score of a quality model harder to move."""
+"""Defenses: training losses, purifiers, and what makes attacks adaptive."""

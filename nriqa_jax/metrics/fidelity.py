@@ -16,11 +16,11 @@ from jaxtyping import Array, Float
 Pixels = Float[Array, "batch height width channels"]
 Values = Float[Array, " batch"]
 
-SSIM_WINDOW, _SIGMA = 11, 1.5
+SSIM_WINDOW, UNIFORM_WINDOW, _SIGMA = 11, 7, 1.5
 _C1, _C2 = 0.01**2, 0.03**2  # (K1 * data range)^2, (K2 * data range)^2
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _CONTRAST_FLOOR = 1e-8
-_MIN_SIDE = (SSIM_WINDOW - 1) * 2 ** (len(_SCALE_WEIGHTS) - 1) + 1
+MS_SSIM_SIDE = (SSIM_WINDOW - 1) * 2 ** (len(_SCALE_WEIGHTS) - 1) + 1
 _BLOCK = 32
 
 
@@ -85,54 +85,56 @@ def linf(images: Pixels, originals: Pixels) -> Values:
     return jnp.maximum(jnp.max(change, axis=(1, 2, 3)), -jnp.min(change, axis=(1, 2, 3)))
 
 
-def _gaussian_band() -> np.ndarray:
-    """The matrix [32, 42] that turns 42 samples into the 32 Gaussian means of their full windows."""
-    taps = np.exp(-((np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2) ** 2) / (2 * _SIGMA**2))
-    return np.stack([np.pad(taps / taps.sum(), (i, _BLOCK - 1 - i)) for i in range(_BLOCK)])
+def _gaussian() -> np.ndarray:
+    """Weights of the window of `ssim` along one axis."""
+    weights = np.exp(-((np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2) ** 2) / (2 * _SIGMA**2))
+    return weights / weights.sum()
 
 
-def _smooth_middle(x: Float[Array, "outer length inner"]) -> Float[Array, "outer valid inner"]:
-    """Gaussian means along the middle axis, full windows only."""
-    outer, length, inner = x.shape
-    valid = length - SSIM_WINDOW + 1
+def _smooth_middle(x: Float[Array, "outer length inner"], weights: np.ndarray) -> Float[Array, "outer valid inner"]:
+    """Weighted means along the middle axis, full windows only, by a banded matrix on blocks."""
+    (outer, length, inner), window = x.shape, len(weights)
+    valid = length - window + 1
+    band = np.stack([np.pad(weights, (i, _BLOCK - 1 - i)) for i in range(_BLOCK)])
     blocks = -(-valid // _BLOCK)
     x = jnp.pad(x, ((0, 0), (0, (blocks + 1) * _BLOCK - length), (0, 0)))
     here = x[:, :-_BLOCK].reshape(outer, blocks, _BLOCK, inner)
-    after = x[:, _BLOCK:].reshape(outer, blocks, _BLOCK, inner)[:, :, : SSIM_WINDOW - 1]
+    after = x[:, _BLOCK:].reshape(outer, blocks, _BLOCK, inner)[:, :, : window - 1]
     means = jnp.einsum(
         "vl,obli->obvi",
-        jnp.asarray(_gaussian_band(), x.dtype),
+        jnp.asarray(band, x.dtype),
         jnp.concatenate([here, after], axis=2),
         precision=lax.Precision.HIGHEST,
     )
     return means.reshape(outer, blocks * _BLOCK, inner)[:, :valid]
 
 
-def _smooth(x: Pixels) -> Float[Array, "batch valid_height valid_width channels"]:
-    """Gaussian 11x11 means over full windows, as two products with a banded matrix on overlapping blocks of rows.
+def _smooth(x: Pixels, weights: np.ndarray) -> Float[Array, "batch valid_height valid_width channels"]:
+    """Weighted means over full windows, as two products with a banded matrix on overlapping blocks of rows.
 
     Forward and gradient of ``ssim`` at [16, 299, 299, 3] on two shared CPU cores: 0.17 and 0.28 s; with one full-size
     banded matrix 0.25 and 0.5 (and growing with the side), eleven shifted slices 0.5 and 10, ``lax.conv`` 1 and 4.
     """
     b, h, w, c = x.shape
-    h_valid, w_valid = h - SSIM_WINDOW + 1, w - SSIM_WINDOW + 1
-    rows = _smooth_middle(x.reshape(b, h, w * c))
-    return _smooth_middle(rows.reshape(b * h_valid, w, c)).reshape(b, h_valid, w_valid, c)
+    h_valid, w_valid = h - len(weights) + 1, w - len(weights) + 1
+    rows = _smooth_middle(x.reshape(b, h, w * c), weights)
+    return _smooth_middle(rows.reshape(b * h_valid, w, c), weights).reshape(b, h_valid, w_valid, c)
 
 
-def _mean_and_variance(x: Pixels) -> tuple[Array, Array]:
-    mean = _smooth(x)
-    return mean, _smooth(x * x) - mean * mean
+def _mean_and_variance(x: Pixels, weights: np.ndarray, scale: float) -> tuple[Array, Array]:
+    mean = _smooth(x, weights)
+    return mean, scale * (_smooth(x * x, weights) - mean * mean)
 
 
-def _ssim_terms(x: Pixels, y: Pixels) -> tuple[Array, Array]:
+def _ssim_terms(x: Pixels, y: Pixels, weights: np.ndarray | None = None, scale: float = 1.0) -> tuple[Array, Array]:
     """SSIM and its contrast-structure factor, averaged over the windows: two arrays ``[batch, channels]``.
 
     Written with the sum and the change of the images, where ``4 cov(x, y) = var(x + y) - var(x - y)``: four filtered
     images instead of five, and exactly 1 with gradient 0 for identical ones. The sum is centred for precision.
     """
-    sum_mean, sum_var = _mean_and_variance(x + y - 1)
-    change_mean, change_var = _mean_and_variance(x - y)
+    weights = _gaussian() if weights is None else weights
+    sum_mean, sum_var = _mean_and_variance(x + y - 1, weights, scale)
+    change_mean, change_var = _mean_and_variance(x - y, weights, scale)
     luminance = 1 - 2 * change_mean**2 / ((sum_mean + 1) ** 2 + change_mean**2 + 2 * _C1)
     contrast = 1 - 2 * change_var / (sum_var + change_var + 2 * _C2)
     return jnp.mean(luminance * contrast, axis=(1, 2)), jnp.mean(contrast, axis=(1, 2))
@@ -162,6 +164,25 @@ def ssim(images: Pixels, originals: Pixels) -> Values:
     return jnp.mean(_ssim_terms(x, y)[0], axis=-1)
 
 
+def ssim_uniform(images: Pixels, originals: Pixels) -> Values:
+    """Structural similarity over plain 7x7 means: the default of scikit-image, and what the MSU benchmarks use.
+
+    Sample covariances, K1 = 0.01, K2 = 0.03, data range 1, full windows only; averaged over windows and channels.
+
+    Args:
+      images: changed images in [0, 1], at least 7x7.
+      originals: what they are compared with, same shape.
+
+    Raises:
+      ValueError: the shapes differ or the images are smaller than the window.
+    """
+    x, y = _pair(images, originals)
+    _check_side("ssim_uniform", x, UNIFORM_WINDOW)
+    samples = UNIFORM_WINDOW**2
+    weights = np.full(UNIFORM_WINDOW, 1 / UNIFORM_WINDOW)
+    return jnp.mean(_ssim_terms(x, y, weights, samples / (samples - 1))[0], axis=-1)
+
+
 def _halve(x: Pixels) -> Array:
     """2x2 means; the last row or column of an odd size is repeated."""
     x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)), mode="edge")
@@ -183,7 +204,7 @@ def ms_ssim(images: Pixels, originals: Pixels) -> Values:
       ValueError: the shapes differ or the images are too small.
     """
     x, y = _pair(images, originals)
-    _check_side("ms_ssim", x, _MIN_SIDE)
+    _check_side("ms_ssim", x, MS_SSIM_SIDE)
     factors = []
     for _ in _SCALE_WEIGHTS[1:]:
         factors.append(_ssim_terms(x, y)[1])

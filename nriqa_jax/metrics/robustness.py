@@ -30,11 +30,12 @@ def _evaluate(name: str, formula: Callable[[Vector, Vector], Any], clean: Vector
 def _rescaled(clean: ArrayLike, adversarial: ArrayLike, low: Number, high: Number) -> tuple[Vector, Vector]:
     """Send ``low`` to 0 and ``high`` to 1 in both vectors, without clipping."""
     u, v = score_pair(clean, adversarial)
-    _check_range(low, high)
+    check_range(low, high)
     return (u - low) / (high - low), (v - low) / (high - low)
 
 
-def _check_range(low: Number, high: Number) -> None:
+def check_range(low: Number, high: Number) -> None:
+    """Raise ValueError unless ``low`` and ``high`` are the ends of a score range."""
     if not (low < high and math.isfinite(high - low)):
         raise ValueError(f"expected finite low < high, got low={low} and high={high}")
 
@@ -74,7 +75,7 @@ def r_score(
     Raises:
       ValueError: the shapes differ, ``low >= high``, ``base <= 1`` or ``epsilon < 0``.
     """
-    _check_range(low, high)
+    check_range(low, high)
     if not (1 < base < math.inf and 0 <= epsilon < math.inf):
         raise ValueError(f"expected finite base > 1 and epsilon >= 0, got base={base} and epsilon={epsilon}")
     s, t = score_pair(clean, adversarial)

@@ -1,0 +1,1 @@
+"""Models x attacks x purifiers: what `experiments.benchmark` plans, runs and writes."""
