@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageFilter
-from scipy import ndimage, signal
+from scipy import ndimage
 
 from experiments.distortions import Distortion, Pixels, gaussian_blur, jpeg, quantise_colours, to_pixels
 
@@ -128,6 +128,8 @@ def multiplicative_noise(pixels: Pixels, variance: float) -> Pixels:
 
 def denoised(pixels: Pixels, sigma: float) -> Pixels:
     """Gaussian noise of ``sigma``, for values in [0, 1], and what Wiener's adaptive filter leaves (KADID: a DnCNN)."""
+    from scipy import signal  # only here: it takes a second to import
+
     noisy = pixels + 255.0 * sigma * _rng(pixels, "denoise").normal(size=pixels.shape)
     channels = [signal.wiener(channel, 5, (255.0 * sigma) ** 2) for channel in np.moveaxis(noisy, 2, 0)]
     return to_pixels(np.stack(channels, axis=2))

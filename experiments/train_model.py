@@ -39,7 +39,7 @@ from experiments.training import evaluation, loop, outputs, recipes, release
 from experiments.training.labels import Labelling, labelling
 from experiments.training.plan import Plan
 from experiments.training.samples import Source
-from nriqa_jax.models.model import Model
+from nriqa_jax.models.model import Model, Variables
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,7 @@ class Study(NamedTuple):
       parts: what names in it stand for.
       data: the images.
       labelling: their labels.
+      initial: weights to start from, of the first seed if they are random.
       details: what ``config.json`` says.
     """
 
@@ -72,6 +73,7 @@ class Study(NamedTuple):
     parts: recipes.Parts
     data: DataSet
     labelling: Labelling
+    initial: Variables
     details: dict[str, Any]
 
 
@@ -88,7 +90,9 @@ def run(config: Config) -> dict[str, Any]:
     folders = [out if len(splits) == 1 else out / f"split_{number:02}" for number in range(1, len(splits) + 1)]
     results = []
     for number, (split, folder) in enumerate(zip(splits, folders)):
-        results.append(train_split(config, study, split, config.seed + number, folder, devices))
+        other = config.weights == "random" and number > 0
+        initial = weights.load("random", study.model, config.seed + number).variables if other else study.initial
+        results.append(train_split(config, study, split, config.seed + number, initial, folder, devices))
     histories = [loop.read_log(folder) for folder in folders]
     drawn = outputs.figure(histories, [result["epoch"] for result in results], config.selection)
     outputs.write_figure(out / "training.png", drawn)
@@ -141,7 +145,7 @@ def prepare(config: Config, plan: Plan, data: DataSet) -> Study:
         "weights_sha256": loaded.sha256,
         **ledger.provenance("highest"),
     }
-    return Study(model, plan, parts, data, labels, details)
+    return Study(model, plan, parts, data, labels, loaded.variables, details)
 
 
 def _digest(data: DataSet) -> str:
@@ -150,7 +154,13 @@ def _digest(data: DataSet) -> str:
 
 
 def train_split(
-    config: Config, study: Study, split: Split, seed: int, folder: Path, devices: Sequence[jax.Device]
+    config: Config,
+    study: Study,
+    split: Split,
+    seed: int,
+    initial: Variables,
+    folder: Path,
+    devices: Sequence[jax.Device],
 ) -> dict[str, Any]:
     """Train on a split and write its results, unless they are there; returns what ``result.json`` holds."""
     finished = folder / "result.json"
@@ -171,7 +181,7 @@ def train_split(
         folder=folder,
         checkpoint_seconds=60.0 * config.checkpoint_minutes,
     )
-    outcome = loop.train(job, weights.load(config.weights, study.model, seed).variables)
+    outcome = loop.train(job, initial)
     released = release.Release(
         model=study.model,
         plan=study.plan,
