@@ -113,8 +113,9 @@ def _check(sets: Sets) -> None:
 
 
 def _work(matrix: Matrix, sets: Sets) -> list[plan.Work]:
-    objective = next(iter(sets.subjects.values())).model
-    made = [attack_maker(sets.attacks[one], objective)(None, jnp.zeros(1)) for one in matrix.attacks]
+    model = next(iter(sets.subjects.values())).model
+    makers: list[Any] = [attack_maker(sets.attacks[one], model) for one in matrix.attacks]
+    made = [make(None, jnp.zeros(1)) for make in makers]
     draws = [sets.machine.draws if is_random(purifier) else 1 for purifier in sets.purifiers.values()]
     return plan.work(matrix, [plan.steps_of(attack) for attack in made], draws)
 

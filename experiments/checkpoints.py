@@ -1,5 +1,6 @@
 """Checkpoints of a training run: the state after some step, from which a killed run goes on as if nothing had been."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,7 @@ def opened(folder: Path, keep: int = 2) -> Iterator[Checkpoints]:
     """
     import orbax.checkpoint as ocp  # imports much that other scripts do not need
 
+    logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells of each step of each save
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
     with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
         yield Checkpoints(manager)

@@ -61,7 +61,8 @@ def _embedded() -> Path:
 
 def _read(path: Path) -> tuple[fcn.FCN, dict[str, np.ndarray]]:
     metadata, arrays = store.read(path)
-    switches, problems = [metadata.get(name) for name in _SWITCHES], Problems()
+    switches: list[Any] = [metadata.get(name) for name in _SWITCHES]
+    problems = Problems()
     if metadata.get("purifier") != "fcn" or not all(isinstance(switch, bool) for switch in switches):
         raise CheckpointError(f"{path} is not of a filter that experiments.train_purifier made")
     compare(arrays, _shapes(), problems)

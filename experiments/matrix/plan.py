@@ -8,6 +8,8 @@ purifier; cells only join what is known.
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from experiments import text_table
 from experiments.matrix.spelled import Spelled
 from nriqa_jax.attacks.composite import Adapted, Matched, Strongest
@@ -137,9 +139,9 @@ def steps_of(attack: Any) -> int:
     if isinstance(attack, Strongest):
         return sum(map(steps_of, attack.members))
     if isinstance(attack, Matched):
-        return (attack.rounds + 1) * steps_of(attack.make(attack.low))
+        return (attack.rounds + 1) * steps_of(attack.make(jnp.full(1, attack.low)))
     if isinstance(attack, Adapted):
-        return steps_of(attack.make(1.0))
+        return steps_of(attack.make(jnp.ones(1)))
     return attack.steps
 
 

@@ -68,7 +68,8 @@ def purifier(spelled: Spelled) -> Purifier:
     Raises:
       UserError: when it has no such setting or preset, or the value is none for it.
     """
-    make, settings = PURIFIERS[spelled.name], dict(spelled.settings)
+    make: Any = PURIFIERS[spelled.name]
+    settings = dict(spelled.settings)
     number = settings.pop("preset", None)
     accepted = inspect.signature(make).parameters
     try:
@@ -105,7 +106,7 @@ def attack(spelled: Spelled, objective: str) -> attack_images.Config:
             chosen[name] = kind(text)
         except ValueError:
             raise UserError(f"--attacks: {spelled.text}: {name}={text} is not a number") from None
-    unused = dict.fromkeys(("model", "weights", "images", "out"), "")
+    unused: dict[str, Any] = dict.fromkeys(("model", "weights", "images", "out"), "")
     return attack_images.Config(attack=spelled.name, objective=objective, **unused, **chosen)
 
 
@@ -120,7 +121,7 @@ def _value(parameter: inspect.Parameter, text: str) -> Any:
 
 
 def _check_strength(found: Purifier, settings: Mapping[str, str], accepted: Mapping[str, inspect.Parameter]) -> None:
-    strength = next(iter(accepted), None)
+    strength = next(iter(accepted), "")
     if strength in settings and isinstance(found, Purification):
         low, high = found.limits
         if not low <= getattr(found, strength) <= high:

@@ -11,6 +11,7 @@ BPDA and EOT are those of Athalye, Carlini & Wagner, "Obfuscated Gradients Give 
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +110,7 @@ def attackable(purifier: Purifier) -> Purifier:
     Args:
       purifier: one of this library, which says what its gradient is worth; others are taken to have a good one.
     """
-    if getattr(purifier, "gradient", Gradient.EXACT) is not Gradient.NONE:
+    if not isinstance(purifier, Purification) or purifier.gradient is not Gradient.NONE:
         return purifier
     return bpda(purifier, _smooth(purifier))
 
@@ -150,6 +151,6 @@ def _recomputed(purifier: Purifier, images: Images, keys: Keys) -> Purified:
     return jax.checkpoint(lambda images, keys: purifier(images, keys))(images, keys)
 
 
-def _as_pytree(fn: ScoreFn | Purifier) -> ScoreFn | Purifier:
+def _as_pytree(fn: Any) -> Any:
     """Plain functions as trees without leaves, so that they can be parts of one."""
     return Partial(fn) if jax.tree_util.treedef_is_leaf(jax.tree.structure(fn)) else fn

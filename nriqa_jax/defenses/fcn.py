@@ -6,6 +6,7 @@ and clean images lose much. `nonorm` and `residual` do not normalise, and the la
 """
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -81,4 +82,5 @@ class LearnedFilter(Deterministic):
 
     def purify(self, images: Images) -> Images:
         """Filter each image."""
-        return clip_unit(self.network.apply(self.variables, images))
+        filtered: Any = self.network.apply(self.variables, images)
+        return clip_unit(filtered)
