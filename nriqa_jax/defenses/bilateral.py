@@ -22,7 +22,7 @@ class Bilateral(Deterministic):
     repeated.
 
     Attributes:
-      colour: scale of c, in units of the pixel range.
+      colour: scale of c, in units of the pixel range; 0 changes nothing.
       space: scale of d, in pixels.
       size: diameter of the disc in pixels, an odd number.
     """
@@ -39,8 +39,11 @@ class Bilateral(Deterministic):
         squares = np.sum(offsets**2, axis=1)
         disc = squares <= radius**2
 
-        def weigh(own: Planes, other: Planes, square: Float[Array, ""]) -> Float[Array, "batch height width"]:
+        active = jnp.asarray(self.colour) > 0
+        colour = jnp.where(active, self.colour, 1.0)
+
+        def weigh(own: Planes, other: Planes, square: Float[Array, ""]) -> Float[Array, "batch _ _"]:
             difference = jnp.sum(jnp.abs(own - other), axis=0)
-            return jnp.exp(-0.5 * ((difference / self.colour) ** 2 + square / self.space**2))
+            return jnp.where(active, jnp.exp(-0.5 * ((difference / colour) ** 2 + square / self.space**2)), 0.0)
 
         return means_by_likeness(images, offsets[disc], weigh, squares[disc].astype(np.float32))

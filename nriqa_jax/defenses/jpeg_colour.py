@@ -13,8 +13,8 @@ from nriqa_jax.image import straight_through
 from nriqa_jax.types import Images
 from nriqa_jax.windows import split
 
-Planes = Float[Array, "planes height width"]
-Halved = Float[Array, "planes half_height half_width"]
+Planes = Float[Array, "_ _ _"]
+Halved = Float[Array, "_ _ _"]
 
 _YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 _RGB = np.linalg.inv(_YCC)

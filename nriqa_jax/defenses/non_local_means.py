@@ -21,7 +21,7 @@ class NonLocalMeans(Deterministic):
     default is that of feature squeezing (Xu et al., NDSS 2018: windows of 11, patches of 3, h of 4/255).
 
     Attributes:
-      h: scale of d, in units of the pixel range.
+      h: scale of d, in units of the pixel range; 0 changes nothing.
       patch: side of a patch, an odd number.
       search: side of the search window, an odd number.
     """
@@ -33,11 +33,12 @@ class NonLocalMeans(Deterministic):
 
     def purify(self, images: Images) -> Images:
         """Denoise each image."""
-        values = 3 * self.patch**2
+        values, active = 3 * self.patch**2, jnp.asarray(self.h) > 0
+        h = jnp.where(active, self.h, 1.0)
 
-        def weigh(own: Planes, other: Planes, _: None) -> Float[Array, "batch height width"]:
+        def weigh(own: Planes, other: Planes, _: None) -> Float[Array, "batch _ _"]:
             distance = box_sums(jnp.sum((own - other) ** 2, axis=0), self.patch)
-            return jnp.exp(-distance / (values * self.h**2))
+            return jnp.where(active, jnp.exp(-distance / (values * h**2)), 0.0)
 
         return means_by_likeness(images, window_half(reach(self.search)), weigh, None, margin=reach(self.patch))
 
