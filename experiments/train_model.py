@@ -151,6 +151,8 @@ def prepare(config: Config, plan: Plan, data: DataSet) -> Study:
 
 def initial_weights(config: Config, model: Model, seed: int) -> weights.Weights:
     """The weights to start from, with their backbone from a file of its own if there is one."""
+    if config.backbone and not Path(config.backbone).is_file():
+        raise cli.UserError(f"--backbone={config.backbone} is not a file; give the PyTorch file of a backbone alone")
     loaded = weights.load(config.weights, model, seed)
     if not config.backbone:
         return loaded

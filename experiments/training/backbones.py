@@ -54,8 +54,6 @@ def with_backbone(model: Model, variables: Variables, path: Path, backbone: Back
     Raises:
       UserError: when the file does not fit.
     """
-    if not path.is_file():
-        raise UserError(f"--backbone={path} is not a file; give the PyTorch file of a backbone alone")
     try:
         tensors = read_tensors(path)
     except CheckpointError as error:
