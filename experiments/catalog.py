@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 from experiments import filters
 from experiments.data_sets import known
 from experiments.data_sets.data_set import Known, Scale
-from experiments.training import plan, published, recipes
+from experiments.training import backbones, plan, published, recipes
 from nriqa_jax.attacks import (
     advcf,
     agreements,
@@ -214,21 +214,21 @@ PLANS: Mapping[str, plan.Plan] = {
     "metaiqa": published.METAIQA,
 }
 
-# Prefixes of the parameters that training scripts call the backbone of a model.
-BACKBONES: Mapping[str, tuple[str, ...]] = {
-    "dbcnn": ("features1", "features2"),
-    "dbcnn_sma": ("features1", "features2"),
-    "hyperiqa": ("res/", "lda"),
-    "linearity": ("features/",),
-    "linearity_resnet18": ("features/",),
-    "linearity_resnet34": ("features/",),
-    "linearity_resnet50": ("features/",),
-    "maniqa": ("vit/",),
-    "maniqa_pipal": ("vit/",),
-    "metaiqa": ("resnet_layer/",),
-    "spaq_bl": ("backbone/",),
-    "spaq_mta": ("backbone/",),
-    "spaq_mte": ("backbone/",),
+# Of models that have one, as their training code sees it.
+BACKBONES: Mapping[str, backbones.Backbone] = {
+    "dbcnn": backbones.DBCNN,
+    "dbcnn_sma": backbones.DBCNN,
+    "hyperiqa": backbones.HYPERIQA,
+    "linearity": backbones.LINEARITY,
+    "linearity_resnet18": backbones.LINEARITY,
+    "linearity_resnet34": backbones.LINEARITY,
+    "linearity_resnet50": backbones.LINEARITY,
+    "maniqa": backbones.MANIQA,
+    "maniqa_pipal": backbones.MANIQA,
+    "metaiqa": backbones.METAIQA,
+    "spaq_bl": backbones.SPAQ,
+    "spaq_mta": backbones.SPAQ,
+    "spaq_mte": backbones.SPAQ,
 }
 PURIFIERS: Mapping[str, Callable[..., Purifier]] = {
     "none": adaptive.Identity,

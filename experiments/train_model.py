@@ -2,8 +2,8 @@ r"""Train a quality model on a labelled data set, plainly or with a defense.
 
 python -m experiments.train_model --model=tinyiqa --data=embedded --crop=160 --out=out/plain
 python -m experiments.train_model --model=tinyiqa --data=embedded --crop=160 --defense=nt --nt_weight=1e-5 --out=out/nt
-python -m experiments.train_model --model=hyperiqa --weights=FILE --config=hyperiqa_nt --data=LIVEC --data_set=livec \
-    --selection=test --paper_quirks --out=out/published
+python -m experiments.train_model --model=hyperiqa --backbone=resnet50.pth --config=hyperiqa_nt --paper_quirks \
+    --data=LIVEC --data_set=livec --selection=test --out=out/published
 
 Images are split by name, all copies of a reference on one side. The epoch is chosen on the validation part; the test
 part is scored once, at the end. Writes weights.safetensors and their card weights.md, log.jsonl (a line for each
@@ -36,6 +36,7 @@ from experiments.catalog import (
 from experiments.data_sets.data_set import DataSet, Item
 from experiments.data_sets.splits import Split
 from experiments.training import evaluation, loop, outputs, recipes, release
+from experiments.training.backbones import with_backbone
 from experiments.training.labels import Labelling, labelling
 from experiments.training.plan import Plan
 from experiments.training.samples import Source
@@ -48,6 +49,7 @@ class Config(data_flags.Data, plan_flags.PlanFlags, cli.Machine):
 
     model: str = cli.flag(cli.REQUIRED, "Quality model.", MODELS)
     weights: str = cli.flag("random", "Initial weights: a .safetensors or PyTorch file, random, or embedded.")
+    backbone: str = cli.flag("", "PyTorch file of the model's backbone alone, as torchvision or timm release it.")
     protocol: str = cli.flag("", "Test protocol, such as published, grid or pyiqa; by default the model's first.")
     out: str = cli.flag(cli.REQUIRED, "Run folder; the same command run again continues an interrupted run.")
     seed: int = cli.flag(0, "Seed of splits, random weights, order, crops and noise.")
@@ -91,7 +93,7 @@ def run(config: Config) -> dict[str, Any]:
     results = []
     for number, (split, folder) in enumerate(zip(splits, folders)):
         other = config.weights == "random" and number > 0
-        initial = weights.load("random", study.model, config.seed + number).variables if other else study.initial
+        initial = initial_weights(config, study.model, config.seed + number).variables if other else study.initial
         results.append(train_split(config, study, split, config.seed + number, initial, folder, devices))
     histories = [loop.read_log(folder) for folder in folders]
     drawn = outputs.figure(histories, [result["epoch"] for result in results], config.selection)
@@ -113,13 +115,12 @@ def prepare(config: Config, plan: Plan, data: DataSet) -> Study:
         model = model.with_protocol(config.protocol, config.seed) if config.protocol else model
     except ValueError as error:
         raise cli.UserError(f"--protocol={config.protocol}: {error}") from error
-    loaded = weights.load(config.weights, model, config.seed)
-    model = loaded.model
-    backbone = BACKBONES.get(model.name, ())
-    if not backbone and (plan.head_factor != 1.0 or plan.freeze_backbone):
-        raise cli.UserError(
-            f"--head_factor and --freeze_backbone: {model.name} has no part that is called its backbone"
-        )
+    backbone = BACKBONES.get(model.name)
+    if backbone is None and (plan.head_factor != 1.0 or plan.freeze_backbone or config.backbone):
+        flags = "--head_factor, --freeze_backbone and --backbone"
+        raise cli.UserError(f"{flags} are for other models: {model.name} has no part that is called its backbone")
+    initial = initial_weights(config, model, config.seed)
+    model = initial.model
     least = model.preprocess.min_side
     if (plan.crop or min(plan_flags.cuts_of(plan).size or (least,))) < least:
         raise cli.UserError(f"--crop={plan.crop} or --resize: this model needs at least {least} pixels")
@@ -132,7 +133,7 @@ def prepare(config: Config, plan: Plan, data: DataSet) -> Study:
         defense=DEFENSES[plan.defense],
         relabel=RELABELLINGS[plan.relabel](labels.scale),
         scale=labels.scale,
-        backbone=backbone,
+        backbone=backbone.parts if backbone else (),
     )
     details = {
         "script": "train_model",
@@ -142,10 +143,21 @@ def prepare(config: Config, plan: Plan, data: DataSet) -> Study:
         "data_sha256": _digest(data),
         "labels": {"worst": labels.scale.worst, "best": labels.scale.best},
         "model": settings.describe(model),
-        "weights_sha256": loaded.sha256,
+        "weights_sha256": initial.sha256,
         **ledger.provenance("highest"),
     }
-    return Study(model, plan, parts, data, labels, loaded.variables, details)
+    return Study(model, plan, parts, data, labels, initial.variables, details)
+
+
+def initial_weights(config: Config, model: Model, seed: int) -> weights.Weights:
+    """The weights to start from, with their backbone from a file of its own if there is one."""
+    if config.backbone and not Path(config.backbone).is_file():
+        raise cli.UserError(f"--backbone={config.backbone} is not a file; give the PyTorch file of a backbone alone")
+    loaded = weights.load(config.weights, model, seed)
+    if not config.backbone:
+        return loaded
+    filled = with_backbone(model, loaded.variables, Path(config.backbone), BACKBONES[model.name])
+    return weights.Weights(filled.variables, f"{loaded.sha256}, backbone {filled.sha256}", loaded.model)
 
 
 def _digest(data: DataSet) -> str:
@@ -165,6 +177,7 @@ def train_split(
     """Train on a split and write its results, unless they are there; returns what ``result.json`` holds."""
     finished = folder / "result.json"
     if finished.exists():
+        loop.clean_up(folder)  # after a kill between the result and this
         return json.loads(finished.read_text())
     folder.mkdir(parents=True, exist_ok=True)
     ledger.write_json(folder / "split.json", split.names())
@@ -193,7 +206,7 @@ def train_split(
     )
     result = release.write(released, outcome, parts, devices, folder)
     ledger.write_json(finished, result)
-    loop.clean_up(job)
+    loop.clean_up(folder)
     return result
 
 

@@ -222,6 +222,7 @@ def test_settings_that_make_no_sense_are_refused(table, tmp_path, refusal):
     assert "--resize=100 must be rows x columns" in refused(resize=100)
     assert "--epsilon=0" in refused(epsilon=0)
     assert "tinyiqa has no part that is called its backbone" in refused(head_factor=10)
+    assert "--backbone=nowhere.pth is not a file" in refused(model="hyperiqa", crop=224, backbone="nowhere.pth")
     assert "goes with a --config" in refused(paper_quirks=True)
     assert "should be one of" in refused(config="unknown")
     assert "should be one of" in refused(loss="l3")

@@ -222,10 +222,10 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
 
 
-def clean_up(job: Job) -> None:
+def clean_up(folder: Path) -> None:
     """Remove what only an interrupted run needs."""
-    shutil.rmtree(job.folder / "checkpoints")
-    for path in job.folder.glob("best_*.safetensors"):
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for path in folder.glob("best_*.safetensors"):
         path.unlink()
 
 
