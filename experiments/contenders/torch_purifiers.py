@@ -189,9 +189,7 @@ def _three_taps(planes: Float[Tensor, "1 2 _ _"]) -> Float[Tensor, "1 2 _ _"]:
     taps = torch.exp(-2.0 * torch.tensor([-1.0, 0.0, 1.0]) ** 2)
     taps = (taps / taps.sum()).expand(2, 1, 3)
     planes = functional.pad(planes, (1, 1, 1, 1), mode="reflect")
-    return functional.conv2d(
-        functional.conv2d(planes, taps[:, :, None, :], groups=2), taps[:, :, :, None], groups=2
-    )
+    return functional.conv2d(functional.conv2d(planes, taps[:, :, None, :], groups=2), taps[:, :, :, None], groups=2)
 
 
 def _coded(planes: Float[Tensor, "1 c h w"], table: Tensor) -> Float[Tensor, "1 c h w"]:
