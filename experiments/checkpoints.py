@@ -1,55 +1,58 @@
-"""Checkpoints of a training run: the state after some step, from which a killed run goes on as if nothing had been."""
+"""Checkpoints of a training run, by orbax: enough to go on as if nothing had happened, on any number of devices."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
 
-State = TypeVar("State")
+_STATE, _PROGRESS = "state", "progress"
 
 
 class Checkpoints:
-    """The last checkpoints in a folder; each is there as a whole or not at all."""
+    """The newest checkpoint of a run, replaced as a whole; the one before it stays until then.
 
-    def __init__(self, manager: Any) -> None:
-        """Use a manager of orbax; see `opened`."""
-        self._manager = manager
+    To be used in a ``with`` statement, or closed.
+    """
 
-    def restore(self, state: State) -> tuple[State, int]:
-        """The newest state and its step; the state given and 0 where there is none.
+    def __init__(self, folder: Path) -> None:
+        """Open the folder of checkpoints, or make it."""
+        logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells of each step of each save
+        options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def save(self, step: int, state: PyTree, progress: Mapping[str, Any]) -> None:
+        """Save a state, as host arrays, and what JSON can say of the run so far."""
+        leaves = {str(number): np.asarray(leaf) for number, leaf in enumerate(jax.tree.leaves(state))}
+        items = {_STATE: ocp.args.StandardSave(leaves), _PROGRESS: ocp.args.JsonSave(dict(progress))}
+        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+        """The newest state and its progress; None where there is none.
 
         Args:
-          state: of the structure, shapes and number formats that were saved.
+          like: a state of the same form.
         """
-        from orbax.checkpoint import args
-
         step = self._manager.latest_step()
         if step is None:
-            return state, 0
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
-        return self._manager.restore(step, args=args.StandardRestore(shapes)), step
+            return None
+        leaves, structure = jax.tree.flatten(like)
+        empty = {str(number): np.empty(leaf.shape, leaf.dtype) for number, leaf in enumerate(leaves)}
+        items = {_STATE: ocp.args.StandardRestore(empty), _PROGRESS: ocp.args.JsonRestore()}
+        found = self._manager.restore(step, args=ocp.args.Composite(**items))
+        state = jax.tree.unflatten(structure, [found[_STATE][str(number)] for number in range(len(leaves))])
+        return state, found[_PROGRESS]
 
-    def save(self, step: int, state: Any) -> None:
-        """Write the state after a step, and drop the one before the last."""
-        from orbax.checkpoint import args
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._manager.close()
 
-        self._manager.save(step, args=args.StandardSave(state))
+    def __enter__(self) -> "Checkpoints":
+        return self
 
-
-@contextmanager
-def opened(folder: Path, keep: int = 2) -> Iterator[Checkpoints]:
-    """The checkpoints in a folder, which is made if needed; all are written when this ends.
-
-    Args:
-      folder: where they are.
-      keep: number of the newest ones that stay.
-    """
-    import orbax.checkpoint as ocp  # imports much that other scripts do not need
-
-    logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells of each step of each save
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
-    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
-        yield Checkpoints(manager)
+    def __exit__(self, *_: object) -> None:
+        self.close()

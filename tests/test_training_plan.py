@@ -15,13 +15,13 @@ from zoo import ZOO
 
 from experiments import catalog, train_model
 from experiments.catalog import BACKBONES, PLANS, SCHEDULES
+from experiments.checkpoints import Checkpoints
 from experiments.data_sets.data_set import DataSet, Item, Scale
 from experiments.errors import UserError
 from experiments.plan_flags import cuts_of, plan_of
 from experiments.train_model import Config
 from experiments.training import recipes
 from experiments.training.backbones import with_backbone
-from experiments.training.checkpoints import Checkpoints
 from experiments.training.labels import Line, calibrated, fitted_line, labelling
 from experiments.training.plan import Moment, Plan, Quirk, rates
 from experiments.training.samples import Cuts, Source, draw, steps_per_epoch

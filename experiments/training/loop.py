@@ -16,11 +16,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
+from experiments.checkpoints import Checkpoints
 from experiments.errors import UserError
 from experiments.pipeline import image_keys
 from experiments.progress import Progress
 from experiments.training import evaluation, recipes
-from experiments.training.checkpoints import Checkpoints
 from experiments.training.evaluation import Part
 from experiments.training.plan import Moment, Plan, Quirk, Rates, rates
 from experiments.training.samples import Samples, Source
