@@ -90,7 +90,7 @@ def run(config: Config) -> list[dict[str, Any]]:
 
 
 def _entries(config: Config) -> list[Entry]:
-    entries = []
+    entries: list[Entry] = []
     for text in config.models.split(","):
         label, equals, rest = text.strip().partition("=")
         model, colon, file = rest.partition(":")
@@ -155,7 +155,7 @@ def _clean(config: Config, entry: Entry, folder: Path) -> tuple[Any, dict[str, f
         return [{name: {key: column[row] for key, column in found.items()} for row, name in enumerate(batch.names)}]
 
     pipeline.Rows(images, [table, timings], sizes, replicas, out).fill(work)
-    return model, *(_by_image(config, table, column) for column in ("score", "gradient_l1"))
+    return model, _by_image(config, table, "score"), _by_image(config, table, "gradient_l1")
 
 
 def _scores_and_norms(score_fn: Any, pixels: Any) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def test_there_is_a_cell_for_each_combination(whole):
         *((fgsm, purifier, "0", "") for purifier in ("flip", quantised, noise)),
         *((own, "flip", "0", ""), (own, "flip", "1", "end to end")),
         *((own, quantised, "0", ""), (own, quantised, "1", "bpda")),
-        *((own, noise, "0", ""), (own, noise, "1", "end to end, eot")),
+        *((own, noise, "0", ""), (own, noise, "1", "end to end + eot")),
     ]
     assert {row["images"] for row in found} == {"4"}
     assert [row["purifier"] for row in rows(whole / "times.csv")] == ["flip", quantised, noise]

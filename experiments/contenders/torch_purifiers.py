@@ -129,7 +129,9 @@ def wavelet_shrinkage(x: Image, sigma: float = 0.04) -> Image:
     """BayesShrink on Haar bands, from strided convolutions."""
     haar = 0.5 * torch.tensor([[[1, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]]])
     haar = haar[:, None].repeat(3, 1, 1, 1)
-    levels, sizes, details = max(int(math.log2(min(x.shape[2:]))) - 3, 1), [], []
+    sizes: list[torch.Size] = []
+    details: list[Tensor] = []
+    levels = max(int(math.log2(min(x.shape[2:]))) - 3, 1)
     for _ in range(levels):
         sizes.append(x.shape[2:])
         x = functional.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2), mode="replicate")

@@ -183,4 +183,4 @@ def is_random(purifier: Purifier) -> bool:
 def how(purifier: Purifier) -> str:
     """How an attack that knows a purifier differentiates it."""
     way = "end to end" if attackable(purifier) is purifier else "bpda"
-    return f"{way}, eot" if is_random(purifier) else way
+    return f"{way} + eot" if is_random(purifier) else way

@@ -54,8 +54,8 @@ def _median(size: int, padded: Float[Array, "batch _ _ 3"]) -> Rows:
 def _median_jvp(size: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Rows, Rows]:
     median = _median(size, *primals)
     chosen = [(window == median).astype(median.dtype) for window in windows(size, *primals)]
-    moved = sum(share * change for share, change in zip(chosen, windows(size, *tangents)))
-    return median, moved / sum(chosen)
+    first, *others = (share * change for share, change in zip(chosen, windows(size, *tangents)))
+    return median, sum(others, first) / sum(chosen[1:], chosen[0])
 
 
 def windows(size: int, padded: Float[Array, "batch _ _ 3"]) -> list[Rows]:

@@ -53,7 +53,8 @@ class Purification:
         """
         if not 0 <= number < len(cls.presets):
             raise ValueError(f"{cls.__name__} has {len(cls.presets)} presets, counted from 0; there is no {number}")
-        return cls(cls.presets[number])
+        make: Any = cls  # its first setting is the strength
+        return make(cls.presets[number])
 
     def __call__(self, images: Images, keys: Keys) -> Purified:
         """Purify each image."""

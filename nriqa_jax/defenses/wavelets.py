@@ -43,9 +43,9 @@ class WaveletShrinkage(Deterministic):
         if levels == 0:
             return planes
         means, *details = haar(planes)
-        shrunk = (bayes_shrink(band, self.sigma) for band in details)
+        first, second, third = (bayes_shrink(band, self.sigma) for band in details)
         height, width = planes.shape[2:]
-        return inverse_haar((self._shrink(means, levels - 1), *shrunk))[:, :, :height, :width]
+        return inverse_haar((self._shrink(means, levels - 1), first, second, third))[:, :, :height, :width]
 
 
 def haar(planes: Planes) -> Bands:
