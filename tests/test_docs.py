@@ -77,9 +77,9 @@ def test_linked_files_exist():
             assert (ROOT / target).exists(), target
 
 
-def test_every_model_and_attack_is_in_the_readme():
-    from experiments.catalog import ATTACKS, MODELS
+def test_every_model_attack_and_purifier_is_in_the_readme():
+    from experiments.catalog import ATTACKS, MODELS, PURIFIERS
 
     text = (ROOT / "README.md").read_text()
-    for name in {*MODELS, *ATTACKS} - {"pgd"}:
+    for name in {*MODELS, *ATTACKS, *PURIFIERS} - {"pgd"}:
         assert f"`{name}`" in text, name
