@@ -128,7 +128,7 @@ def train(config: Config, curriculum: Curriculum, judge: Callable[[Variables], M
     start = purifier_training.first_progress(network, optimizer, jax.random.key(config.seed))
     log, losses = Path(config.out) / "training.csv", []
     with checkpoints.opened(Path(config.out) / "checkpoints") as saved:
-        progress, done = saved.restore(start)
+        progress, done, _ = saved.restore(start)
         rows = [row for row in _read_rows(log) if int(row["step"]) <= done]
         for step in range(done + 1, config.steps + 1):
             progress, loss = take_step(progress, purifier_training.draw_pairs(curriculum, step))

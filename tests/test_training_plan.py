@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 from zoo import ZOO
 
-from experiments import catalog, train_model
+from experiments import catalog, checkpoints, train_model
 from experiments.catalog import BACKBONES, PLANS, SCHEDULES
 from experiments.data_sets.data_set import DataSet, Item, Scale
 from experiments.errors import UserError
@@ -21,7 +22,6 @@ from experiments.plan_flags import cuts_of, plan_of
 from experiments.train_model import Config
 from experiments.training import recipes
 from experiments.training.backbones import with_backbone
-from experiments.training.checkpoints import Checkpoints
 from experiments.training.labels import Line, calibrated, fitted_line, labelling
 from experiments.training.plan import Moment, Plan, Quirk, rates
 from experiments.training.samples import Cuts, Source, draw, steps_per_epoch
@@ -244,16 +244,18 @@ def test_scores_of_scale_blind_losses_are_moved_to_the_unit_of_labels():
 
 def test_checkpoints_hold_states_and_progress(tmp_path):
     state = {"a": jnp.arange(3.0), "b": (jnp.zeros((), jnp.int32), {})}
-    checkpoints = Checkpoints(tmp_path / "c")
-    assert checkpoints.restore(state) is None
-    checkpoints.save(1, state, {"step": 1, "history": [{"loss": 0.1}]})
-    checkpoints.save(2, jax.tree.map(lambda x: x + 1, state), {"step": 2, "history": []})
-    checkpoints.close()
-    found, progress = Checkpoints(tmp_path / "c").restore(state)
+    with checkpoints.opened(tmp_path, keep=1) as saved:
+        assert saved.restore(state) == (state, 0, {})
+        saved.save(1, state, {"history": [{"loss": 0.1}]})
+        saved.save(2, jax.tree.map(lambda x: x + 1, state), {"history": []})
+    mesh = NamedSharding(Mesh(np.array(jax.local_devices()), ("images",)), PartitionSpec())
+    with checkpoints.opened(tmp_path) as saved:
+        found, step, progress = saved.restore(jax.device_put(state, mesh))
     np.testing.assert_array_equal(found["a"], [1.0, 2.0, 3.0])
-    assert found["b"][0].dtype == np.int32
-    assert progress == {"step": 2, "history": []}
-    assert not (tmp_path / "c" / "1").exists()
+    assert found["a"].sharding == mesh
+    assert found["b"][0].dtype == jnp.int32
+    assert (step, progress) == (2, {"history": []})
+    assert not (tmp_path / "1").exists()
 
 
 class SmallTrunk(nn.Module):
