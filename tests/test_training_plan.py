@@ -141,15 +141,7 @@ def test_named_defenses_become_recipes():
 
     def recipe(**settings):
         plan = Plan(**settings)
-        parts = recipes.Parts(
-            loss=catalog.LOSSES[plan.loss](100.0),
-            optimiser=catalog.OPTIMISERS[plan.optimiser],
-            schedule=SCHEDULES[plan.schedule],
-            defense=catalog.DEFENSES[plan.defense],
-            relabel=catalog.RELABELLINGS[plan.relabel](scale),
-            scale=scale,
-            backbone=(),
-        )
+        parts = train_model.named_parts(plan, scale, ())
         return recipes.recipe(plan, parts, rates(plan, parts.schedule, Moment(0, 0, 1)))
 
     assert jax.tree.structure(recipe()) == jax.tree.structure(recipe(learning_rate=1.0, weight_decay=0.1))
