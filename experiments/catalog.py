@@ -154,20 +154,10 @@ DISTANCES: Mapping[str, Callable[[], Distance]] = {
 
 # Published data sets.
 DATA_SETS: Mapping[str, Known] = {
-    data_set.name: data_set
-    for data_set in (
-        known.LIVE,
-        known.CSIQ,
-        known.TID2013,
-        known.KADID10K,
-        known.LIVEC,
-        known.KONIQ10K,
-        known.SPAQ,
-        known.FLIVE,
-        known.BID,
-        known.PIPAL,
-        known.AGIQA3K,
-        known.NIPS2017,
+    each.name: each
+    for each in (
+        *(known.LIVE, known.CSIQ, known.TID2013, known.KADID10K, known.LIVEC, known.KONIQ10K),
+        *(known.SPAQ, known.FLIVE, known.BID, known.PIPAL, known.AGIQA3K, known.NIPS2017),
     )
 }
 

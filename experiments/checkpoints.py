@@ -1,58 +1,86 @@
-"""Checkpoints of a training run, by orbax: enough to go on as if nothing had happened, on any number of devices."""
+"""Checkpoints of a training run: the state after some step, from which a killed run goes on as if nothing had been.
+
+Arrays are kept as those of the host, so that a run may go on with other devices.
+"""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from jaxtyping import PyTree
 
-_STATE, _PROGRESS = "state", "progress"
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Checkpoint(NamedTuple):
+    """What a run goes on from.
+
+    Attributes:
+      state: the arrays.
+      step: after which step; 0 before the first one.
+      progress: what else is known of the run.
+    """
+
+    state: Any
+    step: int
+    progress: Mapping[str, Any]
 
 
 class Checkpoints:
-    """The newest checkpoint of a run, replaced as a whole; the one before it stays until then.
+    """The last checkpoints in a folder; each is there as a whole or not at all."""
 
-    To be used in a ``with`` statement, or closed.
-    """
+    def __init__(self, manager: Any) -> None:
+        """Use a manager of orbax; see `opened`."""
+        self._manager = manager
 
-    def __init__(self, folder: Path) -> None:
-        """Open the folder of checkpoints, or make it."""
-        logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells of each step of each save
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
-
-    def save(self, step: int, state: PyTree, progress: Mapping[str, Any]) -> None:
-        """Save a state, as host arrays, and what JSON can say of the run so far."""
-        leaves = {str(number): np.asarray(leaf) for number, leaf in enumerate(jax.tree.leaves(state))}
-        items = {_STATE: ocp.args.StandardSave(leaves), _PROGRESS: ocp.args.JsonSave(dict(progress))}
-        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-
-    def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
-        """The newest state and its progress; None where there is none.
+    def restore(self, state: Any) -> Checkpoint:
+        """The newest checkpoint; the state given where there is none.
 
         Args:
-          like: a state of the same form.
+          state: of the structure, shapes, number formats and devices that are wanted.
         """
+        from orbax.checkpoint import args
+
         step = self._manager.latest_step()
         if step is None:
-            return None
-        leaves, structure = jax.tree.flatten(like)
-        empty = {str(number): np.empty(leaf.shape, leaf.dtype) for number, leaf in enumerate(leaves)}
-        items = {_STATE: ocp.args.StandardRestore(empty), _PROGRESS: ocp.args.JsonRestore()}
-        found = self._manager.restore(step, args=ocp.args.Composite(**items))
-        state = jax.tree.unflatten(structure, [found[_STATE][str(number)] for number in range(len(leaves))])
-        return state, found[_PROGRESS]
+            return Checkpoint(state, 0, _NOTHING)
+        leaves, structure = jax.tree.flatten(state)
+        like = {str(number): np.empty(leaf.shape, leaf.dtype) for number, leaf in enumerate(leaves)}
+        wanted = args.Composite(state=args.StandardRestore(like), progress=args.JsonRestore())
+        found = self._manager.restore(step, args=wanted)
+        placed = [jax.device_put(found.state[str(number)], leaf.sharding) for number, leaf in enumerate(leaves)]
+        return Checkpoint(jax.tree.unflatten(structure, placed), step, found.progress)
 
-    def close(self) -> None:
-        """Let go of the folder."""
-        self._manager.close()
+    def save(self, step: int, state: Any, progress: Mapping[str, Any] = _NOTHING) -> None:
+        """Write the state after a step, and drop the one before the last.
 
-    def __enter__(self) -> "Checkpoints":
-        return self
+        Args:
+          step: number of steps taken.
+          state: arrays.
+          progress: what else is known of the run, as JSON can say it.
+        """
+        from orbax.checkpoint import args
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        leaves = {str(number): np.asarray(leaf) for number, leaf in enumerate(jax.tree.leaves(state))}
+        items = args.Composite(state=args.StandardSave(leaves), progress=args.JsonSave(dict(progress)))
+        self._manager.save(step, args=items, force=True)
+
+
+@contextmanager
+def opened(folder: Path, keep: int = 2) -> Iterator[Checkpoints]:
+    """The checkpoints in a folder, which is made if needed; all are written when this ends.
+
+    Args:
+      folder: where they are.
+      keep: number of the newest ones that stay.
+    """
+    import orbax.checkpoint as ocp  # imports much that other scripts do not need
+
+    logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells of each step of each save
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
+        yield Checkpoints(manager)

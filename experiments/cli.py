@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import jax
 from absl import app, flags
-from absl import logging as absl_logging
 
 from experiments import compilation, heap, processes
 from experiments.errors import UserError
@@ -138,7 +137,6 @@ def set_up_jax(machine: Machine | None = None) -> None:
     if machine.keep_memory:
         heap.keep_freed_memory()
     logging.getLogger("jax").setLevel(logging.WARNING)  # backends that are not installed are no news
-    absl_logging.set_verbosity(absl_logging.WARNING)  # nor are the steps of writing a checkpoint
     jax.config.update("jax_default_matmul_precision", "highest")
     jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -33,7 +33,7 @@ from experiments.catalog import (
     RELABELLINGS,
     SCHEDULES,
 )
-from experiments.data_sets.data_set import DataSet, Item
+from experiments.data_sets.data_set import DataSet, Item, Scale
 from experiments.data_sets.splits import Split
 from experiments.training import evaluation, loop, outputs, recipes, release
 from experiments.training.backbones import with_backbone
@@ -125,16 +125,6 @@ def prepare(config: Config, plan: Plan, data: DataSet) -> Study:
     if (plan.crop or min(plan_flags.cuts_of(plan).size or (least,))) < least:
         raise cli.UserError(f"--crop={plan.crop} or --resize: this model needs at least {least} pixels")
     labels = labelling(model, data, plan.labels)
-    low, high = labels.scale.range
-    parts = recipes.Parts(
-        loss=LOSSES[plan.loss](high - low),
-        optimiser=OPTIMISERS[plan.optimiser],
-        schedule=SCHEDULES[plan.schedule],
-        defense=DEFENSES[plan.defense],
-        relabel=RELABELLINGS[plan.relabel](labels.scale),
-        scale=labels.scale,
-        backbone=backbone.parts if backbone else (),
-    )
     details = {
         "script": "train_model",
         "flags": dataclasses.asdict(config),
@@ -146,7 +136,22 @@ def prepare(config: Config, plan: Plan, data: DataSet) -> Study:
         "weights_sha256": initial.sha256,
         **ledger.provenance("highest"),
     }
+    parts = named_parts(plan, labels.scale, backbone.parts if backbone else ())
     return Study(model, plan, parts, data, labels, initial.variables, details)
+
+
+def named_parts(plan: Plan, scale: Scale, backbone: Sequence[str]) -> recipes.Parts:
+    """What the names in a plan stand for, given the scale of labels and the parameters of the backbone."""
+    low, high = scale.range
+    return recipes.Parts(
+        loss=LOSSES[plan.loss](high - low),
+        optimiser=OPTIMISERS[plan.optimiser],
+        schedule=SCHEDULES[plan.schedule],
+        defense=DEFENSES[plan.defense],
+        relabel=RELABELLINGS[plan.relabel](scale),
+        scale=scale,
+        backbone=backbone,
+    )
 
 
 def initial_weights(config: Config, model: Model, seed: int) -> weights.Weights:
@@ -195,7 +200,15 @@ def train_split(
         checkpoint_seconds=60.0 * config.checkpoint_minutes,
     )
     outcome = loop.train(job, initial)
-    released = release.Release(
+    result = release.write(_released(config, study, split), outcome, parts, devices, folder)
+    ledger.write_json(finished, result)
+    loop.clean_up(folder)
+    return result
+
+
+def _released(config: Config, study: Study, split: Split) -> release.Release:
+    """What must be known of the weights of a split."""
+    return release.Release(
         model=study.model,
         plan=study.plan,
         scale=study.labelling.scale,
@@ -204,10 +217,6 @@ def train_split(
         selection=study.details["selection"],
         command=outputs.command(config),
     )
-    result = release.write(released, outcome, parts, devices, folder)
-    ledger.write_json(finished, result)
-    loop.clean_up(folder)
-    return result
 
 
 def _part(study: Study, items: Sequence[Item]) -> evaluation.Part:

@@ -19,9 +19,8 @@ import jax
 import numpy as np
 import optax
 
-from experiments import cli, filters, ledger, listed, loading, pipeline, purifier_training
+from experiments import checkpoints, cli, filters, ledger, listed, loading, pipeline, purifier_training
 from experiments.catalog import ATTACKS, FILTERS
-from experiments.checkpoints import Checkpoints
 from experiments.purifier_training import Curriculum, MakeAttack, Photographs, Victim
 from nriqa_jax.defenses.fcn import LearnedFilter
 from nriqa_jax.prepare import Variables
@@ -128,9 +127,8 @@ def train(config: Config, curriculum: Curriculum, judge: Callable[[Variables], M
     take_step = purifier_training.step_of(network, optimizer)
     start = purifier_training.first_progress(network, optimizer, jax.random.key(config.seed))
     log, losses = Path(config.out) / "training.csv", []
-    with Checkpoints(Path(config.out) / "checkpoints") as saved:
-        progress, known = saved.restore(start) or (start, {"step": 0})
-        done = known["step"]
+    with checkpoints.opened(Path(config.out) / "checkpoints") as saved:
+        progress, done, _ = saved.restore(start)
         rows = [row for row in _read_rows(log) if int(row["step"]) <= done]
         for step in range(done + 1, config.steps + 1):
             progress, loss = take_step(progress, purifier_training.draw_pairs(curriculum, step))
@@ -139,7 +137,7 @@ def train(config: Config, curriculum: Curriculum, judge: Callable[[Variables], M
                 rows.append({"step": step, "mse_x1000": 1e3 * float(np.mean(losses)), **judge(progress.variables)})
                 print(", ".join(f"{name} {ledger.format_cell(value)}" for name, value in rows[-1].items()), flush=True)
                 ledger.write_rows(log, list(rows[-1]), [list(row.values()) for row in rows])
-                saved.save(step, progress, {"step": step})
+                saved.save(step, progress)
                 losses = []
     return progress.variables
 

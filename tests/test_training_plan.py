@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 from zoo import ZOO
 
-from experiments import catalog, train_model
+from experiments import catalog, checkpoints, train_model
 from experiments.catalog import BACKBONES, PLANS, SCHEDULES
-from experiments.checkpoints import Checkpoints
 from experiments.data_sets.data_set import DataSet, Item, Scale
 from experiments.errors import UserError
 from experiments.plan_flags import cuts_of, plan_of
@@ -141,15 +141,7 @@ def test_named_defenses_become_recipes():
 
     def recipe(**settings):
         plan = Plan(**settings)
-        parts = recipes.Parts(
-            loss=catalog.LOSSES[plan.loss](100.0),
-            optimiser=catalog.OPTIMISERS[plan.optimiser],
-            schedule=SCHEDULES[plan.schedule],
-            defense=catalog.DEFENSES[plan.defense],
-            relabel=catalog.RELABELLINGS[plan.relabel](scale),
-            scale=scale,
-            backbone=(),
-        )
+        parts = train_model.named_parts(plan, scale, ())
         return recipes.recipe(plan, parts, rates(plan, parts.schedule, Moment(0, 0, 1)))
 
     assert jax.tree.structure(recipe()) == jax.tree.structure(recipe(learning_rate=1.0, weight_decay=0.1))
@@ -244,16 +236,18 @@ def test_scores_of_scale_blind_losses_are_moved_to_the_unit_of_labels():
 
 def test_checkpoints_hold_states_and_progress(tmp_path):
     state = {"a": jnp.arange(3.0), "b": (jnp.zeros((), jnp.int32), {})}
-    checkpoints = Checkpoints(tmp_path / "c")
-    assert checkpoints.restore(state) is None
-    checkpoints.save(1, state, {"step": 1, "history": [{"loss": 0.1}]})
-    checkpoints.save(2, jax.tree.map(lambda x: x + 1, state), {"step": 2, "history": []})
-    checkpoints.close()
-    found, progress = Checkpoints(tmp_path / "c").restore(state)
+    with checkpoints.opened(tmp_path, keep=1) as saved:
+        assert saved.restore(state) == (state, 0, {})
+        saved.save(1, state, {"history": [{"loss": 0.1}]})
+        saved.save(2, jax.tree.map(lambda x: x + 1, state), {"history": []})
+    mesh = NamedSharding(Mesh(np.array(jax.local_devices()), ("images",)), PartitionSpec())
+    with checkpoints.opened(tmp_path) as saved:
+        found, step, progress = saved.restore(jax.device_put(state, mesh))
     np.testing.assert_array_equal(found["a"], [1.0, 2.0, 3.0])
-    assert found["b"][0].dtype == np.int32
-    assert progress == {"step": 2, "history": []}
-    assert not (tmp_path / "c" / "1").exists()
+    assert found["a"].sharding == mesh
+    assert found["b"][0].dtype == jnp.int32
+    assert (step, progress) == (2, {"history": []})
+    assert not (tmp_path / "1").exists()
 
 
 class SmallTrunk(nn.Module):

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
+from experiments import checkpoints
 from experiments.checkpoints import Checkpoints
 from experiments.errors import UserError
 from experiments.pipeline import image_keys
@@ -30,7 +31,7 @@ from nriqa_jax.models.model import Model, Variables
 from nriqa_jax.parallel import even_share
 from weights_convert import store
 
-LOG = "log.jsonl"
+LOG, CHECKPOINTS = "log.jsonl", "checkpoints"
 
 
 class Job(NamedTuple):
@@ -101,12 +102,10 @@ class Outcome(NamedTuple):
     Attributes:
       variables: of the chosen epoch, on the host.
       epoch: that epoch, from 1.
-      history: a row for each epoch.
     """
 
     variables: Variables
     epoch: int
-    history: list[dict[str, Any]]
 
 
 def train(job: Job, variables: Variables) -> Outcome:
@@ -116,23 +115,22 @@ def train(job: Job, variables: Variables) -> Outcome:
       job: the run.
       variables: initial weights.
     """
-    checkpoints = Checkpoints(job.folder / "checkpoints")
-    state, account = _start(job, variables, checkpoints)
     count = job.plan.epochs * job.steps_per_epoch
-    progress = Progress((count - account.step) * job.plan.batch_size)
-    while account.step < count:
-        started = time.monotonic()
-        state = _epoch(job, state, account, checkpoints, progress)
-        _close_epoch(job, state, account)
-        checkpoints.save(account.step, state, dataclasses.asdict(account))
-        _forget_all_but_best(job, account)
-        print(_line(account.history[-1], time.monotonic() - started), flush=True)
-    progress.close()
-    checkpoints.close()
+    with checkpoints.opened(job.folder / CHECKPOINTS, keep=1) as saved:
+        state, account = _start(job, variables, saved)
+        progress = Progress((count - account.step) * job.plan.batch_size)
+        while account.step < count:
+            started = time.monotonic()
+            state = _epoch(job, state, account, saved, progress)
+            _close_epoch(job, state, account)
+            saved.save(account.step, state, dataclasses.asdict(account))
+            _forget_all_but_best(job, account)
+            print(_line(account.history[-1], time.monotonic() - started), flush=True)
+        progress.close()
     best = account.best()
     if job.selection is None or best is None:
-        return Outcome(jax.tree.map(np.asarray, state.variables()), len(account.history), account.history)
-    return Outcome(store.load_variables(_best_file(job, best), job.model), best + 1, account.history)
+        return Outcome(jax.tree.map(np.asarray, state.variables()), len(account.history))
+    return Outcome(store.load_variables(_best_file(job, best), job.model), best + 1)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -141,13 +139,13 @@ def _step(model: Model, recipe: Recipe, state: TrainState, samples: Samples, key
     return train_step(model, recipe, state, batch, image_keys(key, samples.numbers))
 
 
-def _start(job: Job, variables: Variables, checkpoints: Checkpoints) -> tuple[TrainState, Account]:
+def _start(job: Job, variables: Variables, saved: Checkpoints) -> tuple[TrainState, Account]:
     """The state of the newest checkpoint, or that before the first step."""
-    fresh = init_state(job.recipe(0), variables)
-    found = checkpoints.restore(fresh)
-    state, account = (fresh, Account()) if found is None else (found[0], Account(**found[1]))
+    fresh = _on_devices(job, init_state(job.recipe(0), variables), PartitionSpec())
+    state, _, progress = saved.restore(fresh)
+    account = Account(**progress)
     _write_log(job, account)
-    return _on_devices(job, state, PartitionSpec()), account
+    return state, account
 
 
 def _on_devices(job: Job, tree: PyTree, spec: PartitionSpec) -> PyTree:
@@ -156,10 +154,10 @@ def _on_devices(job: Job, tree: PyTree, spec: PartitionSpec) -> PyTree:
     return jax.device_put(tree, NamedSharding(Mesh(devices, ("images",)), spec))
 
 
-def _epoch(job: Job, state: TrainState, account: Account, checkpoints: Checkpoints, progress: Progress) -> TrainState:
+def _epoch(job: Job, state: TrainState, account: Account, saved: Checkpoints, progress: Progress) -> TrainState:
     """The steps of an epoch that are still to be done."""
     epoch, first = divmod(account.step, job.steps_per_epoch)
-    key, saved = jax.random.key(job.seed), time.monotonic()
+    key, last = jax.random.key(job.seed), time.monotonic()
     if first == 0 and Quirk.OPTIMISER_RENEWED in job.plan.quirks:
         renewed = job.recipe(account.step).optimiser().init(state.params)
         state = state._replace(optimiser=_on_devices(job, renewed, PartitionSpec()))
@@ -169,9 +167,9 @@ def _epoch(job: Job, state: TrainState, account: Account, checkpoints: Checkpoin
         account.step += 1
         _count(account, metrics)
         progress.advance(job.plan.batch_size)
-        if time.monotonic() - saved >= job.checkpoint_seconds and account.step % job.steps_per_epoch:
-            checkpoints.save(account.step, state, dataclasses.asdict(account))
-            saved = time.monotonic()
+        if time.monotonic() - last >= job.checkpoint_seconds and account.step % job.steps_per_epoch:
+            saved.save(account.step, state, dataclasses.asdict(account))
+            last = time.monotonic()
     return state
 
 
@@ -224,7 +222,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 def clean_up(folder: Path) -> None:
     """Remove what only an interrupted run needs."""
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     for path in folder.glob("best_*.safetensors"):
         path.unlink()
 
