@@ -35,7 +35,9 @@ def attacked(adversary, loss=l1):
 
 
 @pytest.mark.parametrize(
-    "adversary", [adversaries.fgsm(EPSILON), adversaries.fast(EPSILON), adversaries.pgd(EPSILON, 3)], ids=str
+    "adversary",
+    [adversaries.fgsm(EPSILON), adversaries.fast(EPSILON), adversaries.pgd(EPSILON, 3)],
+    ids=("fgsm", "fast", "pgd"),
 )
 def test_examples_are_in_the_ball_and_raise_the_loss(adversary):
     score_fn, batch = case()
