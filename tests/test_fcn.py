@@ -91,3 +91,17 @@ def test_wrong_files_are_refused_in_one_sentence(weights, tmp_path):
             filters.load(str(tmp_path / name))
         assert "\n" not in str(caught.value)
         assert name in str(caught.value)
+
+
+def test_the_embedded_filter_takes_back_a_part_of_what_it_has_not_seen(keys):
+    """Signs at random, on a photograph that it was not trained on."""
+    pixels = pytest.importorskip("skimage.data").astronaut()[:96, 200:296]
+    clean = jnp.asarray(pixels[None], jnp.float32) / 255.0
+    attacked = (clean + 10 / 255 * jnp.sign(jax.random.normal(jax.random.key(0), clean.shape))).clip(0.0, 1.0)
+    purify = filters.load("embedded")
+
+    def error(x):
+        return float(jnp.mean((x - clean) ** 2))
+
+    assert 10 * np.log10(1 / error(purify(clean, keys[:1]))) > 35.0
+    assert error(purify(attacked, keys[:1])) < 0.9 * error(attacked)
