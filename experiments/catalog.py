@@ -153,13 +153,7 @@ DISTANCES: Mapping[str, Callable[[], Distance]] = {
 }
 
 # Published data sets.
-DATA_SETS: Mapping[str, Known] = {
-    each.name: each
-    for each in (
-        *(known.LIVE, known.CSIQ, known.TID2013, known.KADID10K, known.LIVEC, known.KONIQ10K),
-        *(known.SPAQ, known.FLIVE, known.BID, known.PIPAL, known.AGIQA3K, known.NIPS2017),
-    )
-}
+DATA_SETS: Mapping[str, Known] = {data_set.name: data_set for data_set in known.ALL}
 
 # Losses of training, by the span of the labels' scale.
 LOSSES: Mapping[str, Callable[[float], LossFn]] = {

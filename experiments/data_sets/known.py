@@ -146,3 +146,5 @@ NIPS2017 = Known(
     table="images",
     listing=layouts.nips2017,
 )
+
+ALL = (LIVE, CSIQ, TID2013, KADID10K, LIVEC, KONIQ10K, SPAQ, FLIVE, BID, PIPAL, AGIQA3K, NIPS2017)
