@@ -6,6 +6,7 @@ from typing import Any
 from jax.tree_util import Partial
 
 from experiments import filters
+from experiments.codecs import JpegCodec
 from experiments.data_sets import known
 from experiments.data_sets.data_set import Known, Scale
 from experiments.training import backbones, plan, published, recipes
@@ -227,6 +228,7 @@ PURIFIERS: Mapping[str, Callable[..., Purifier]] = {
     "non_local_means": non_local_means.NonLocalMeans,
     "total_variation": total_variation.TotalVariation,
     "jpeg": jpeg.ExactJpeg,
+    "jpeg_codec": JpegCodec,
     "diffjpeg": jpeg.DiffJpeg,
     "color_quantization": quantization.ColorQuantization,
     "bit_depth": quantization.BitDepth,

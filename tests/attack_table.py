@@ -95,7 +95,7 @@ ATTACKS = {
     "nifgsm": Entry(transfer.nifgsm),
     "difgsm": Entry(transfer.difgsm),
     "tifgsm": Entry(transfer.tifgsm),
-    "vmifgsm": Entry(transfer.vmifgsm),
+    "vmifgsm": Entry(transfer.vmifgsm, {"neighbours": 2}),
     "madc": Entry(madc.madc, strength=0.01, size=root_mean_square, budget=10 / 255),
     "madc_linf": Entry(madc.madc_linf, {"steps": 10}, strength=0.01, budget=7 / 255),
     "korhonen": Entry(korhonen.korhonen, {"steps": 10, "epsilon": EPSILON}, strength=0.01, budget=EPSILON),

@@ -152,6 +152,7 @@ def test_every_contender_and_both_loops(small, photo_folder):
         np.testing.assert_allclose(list(found.values()), found["nriqa_jax"], rtol=1e-3)
 
 
+@pytest.mark.full
 def test_attacks_run_batched_and_one_by_one(small):
     pytest.importorskip("torch")
     settings = {"cases": "cnniqa_ssah5,cnniqa_advcf5", "batch_sizes": "2", "repeats": 1, "device": "cpu"}

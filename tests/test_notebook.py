@@ -64,7 +64,7 @@ def execute(nbformat, tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_notebook_runs(execute, tmp_path):
     outputs = execute()
     assert not [name for name, found in outputs.items() if any(o.output_type == "error" for o in found)]

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from experiments import filters
 from experiments.catalog import PURIFIERS
+from experiments.codecs import JpegCodec
 from nriqa_jax.defenses import fcn
 from nriqa_jax.defenses.gaussian import GaussianBlur, Unsharp
 from nriqa_jax.defenses.geometric import Flip, RandomCrop, RandomRotate, Resize, rotate
@@ -56,6 +57,7 @@ CONTRACT: Mapping[str, Entry] = {
     "non_local_means": Entry(unchanged={"h": 0.0}),
     "total_variation": Entry(unchanged={"steps": 1}),
     "jpeg": Entry(),
+    "jpeg_codec": Entry(),
     "diffjpeg": Entry(),
     "color_quantization": Entry(unchanged={"levels": 256}),
     "bit_depth": Entry(unchanged={"bits": 8}),
@@ -139,7 +141,7 @@ def test_the_gradient_is_what_the_purifier_says(name, build, pictures, seeds):
     assert bool(jnp.any(slope)) == (purifier.gradient is not Gradient.NONE)
 
 
-EXACT = [name for name in CONTRACT if name not in ("jpeg", "diffjpeg", "color_quantization", "bit_depth")]
+EXACT = [name for name in CONTRACT if name not in ("jpeg", "jpeg_codec", "diffjpeg", "color_quantization", "bit_depth")]
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -252,6 +254,8 @@ def test_jpeg_is_that_of_a_codec(quality, photograph):
     exact = 255.0 * np.asarray(call(ExactJpeg(jnp.asarray(quality)), x, keys))[0]
     assert np.mean(np.abs(exact - expected) <= 1.01) >= 0.97
     np.testing.assert_allclose(exact, np.round(exact), atol=1e-3)
+    coded = 255.0 * np.asarray(call(JpegCodec(jnp.asarray(quality)), x, keys))[0]
+    np.testing.assert_allclose(coded, expected, atol=1e-3)
 
 
 def test_a_sweep_of_real_settings_compiles_once(pictures, seeds):
