@@ -4,10 +4,9 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float
 
-from nriqa_jax.defenses.neighbours import Planes, means_by_likeness, reach, window_half
+from nriqa_jax.defenses.likeness import Likeness, Offset, Plane, Settings, means_by_likeness, window_half
+from nriqa_jax.defenses.neighbours import at_once, reach
 from nriqa_jax.defenses.purifier import Deterministic, Number
 from nriqa_jax.types import Images
 
@@ -22,7 +21,7 @@ class Bilateral(Deterministic):
     repeated.
 
     Attributes:
-      colour: scale of c, in units of the pixel range; 0 changes nothing.
+      colour: scale of c, in units of the pixel range.
       space: scale of d, in pixels.
       size: diameter of the disc in pixels, an odd number.
     """
@@ -35,15 +34,16 @@ class Bilateral(Deterministic):
     def purify(self, images: Images) -> Images:
         """Filter each image."""
         radius = reach(self.size)
-        offsets = window_half(radius)
-        squares = np.sum(offsets**2, axis=1)
-        disc = squares <= radius**2
+        disc = tuple((y, x) for y, x in window_half(radius) if y**2 + x**2 <= radius**2)
+        likeness = Likeness(disc, jnp.abs, jnp.sign, _weigh, margin=0)
+        return means_by_likeness(images, likeness, (jnp.asarray(self.colour), jnp.asarray(self.space)))
 
-        active = jnp.asarray(self.colour) > 0
-        colour = jnp.where(active, self.colour, 1.0)
 
-        def weigh(own: Planes, other: Planes, square: Float[Array, ""]) -> Float[Array, "batch _ _"]:
-            difference = jnp.sum(jnp.abs(own - other), axis=0)
-            return jnp.where(active, jnp.exp(-0.5 * ((difference / colour) ** 2 + square / self.space**2)), 0.0)
+def _weigh(settings: Settings, differences: list[Plane], offsets: list[Offset]) -> list[Plane]:
+    colour, space = settings
 
-        return means_by_likeness(images, offsets[disc], weigh, squares[disc].astype(np.float32))
+    def weight(difference: Plane, square: int) -> Plane:
+        return jnp.exp(-0.5 * ((difference / colour) ** 2 + square / space**2))
+
+    squares = [y**2 + x**2 for y, x in offsets]
+    return at_once(colour > 0, lambda: [weight(*pair) for pair in zip(differences, squares)])

@@ -14,7 +14,6 @@ from nriqa_jax.types import Images
 from nriqa_jax.windows import split
 
 Planes = Float[Array, "_ _ _"]
-Halved = Float[Array, "_ _ _"]
 
 _YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 _RGB = np.linalg.inv(_YCC)
@@ -62,7 +61,7 @@ def to_whole_rgb(luma: Planes, chroma: Planes) -> Images:
     return jnp.stack([luma + whole((share + _HALF) / _ONE) for share in shares], axis=-1)
 
 
-def halve(planes: Planes) -> Halved:
+def halve(planes: Planes) -> Planes:
     """A light blur, and means of two by two pixels; the border is mirrored without its own pixel."""
     for axis in (1, 2):
         even, odd = _pairs(planes, axis)
@@ -71,14 +70,14 @@ def halve(planes: Planes) -> Halved:
     return planes
 
 
-def double(planes: Halved) -> Planes:
+def double(planes: Planes) -> Planes:
     """Bilinear interpolation; beyond the border is what lies at the border."""
     for axis in (1, 2):
         planes = _interleaved(*_towards_neighbours(planes, axis), axis) / 4.0
     return planes
 
 
-def halve_whole(planes: Planes) -> Halved:
+def halve_whole(planes: Planes) -> Planes:
     """Means of two by two pixels, whose halves are rounded up and down in turn."""
     top, bottom = _pairs(planes, 1)
     left, right = _pairs(top + bottom, 2)
@@ -86,7 +85,7 @@ def halve_whole(planes: Planes) -> Halved:
     return straight_through(jnp.floor((sums + 1.0 + np.arange(sums.shape[2]) % 2) / 4.0), sums / 4.0)
 
 
-def double_whole(planes: Halved) -> Planes:
+def double_whole(planes: Planes) -> Planes:
     """Bilinear interpolation in whole numbers: the "fancy upsampling" of libjpeg."""
     rows = _interleaved(*_towards_neighbours(planes, 1), 1)
     even, odd = _towards_neighbours(rows, 2)
@@ -98,13 +97,13 @@ def _weighted(weights: tuple[float, ...] | list[float], planes: tuple[Planes, ..
     return sum(others, first)
 
 
-def _pairs(planes: Planes, axis: int) -> list[Float[Array, "planes _ _"]]:
+def _pairs(planes: Planes, axis: int) -> list[Planes]:
     """Even and odd entries along an axis."""
     shape = planes.shape
     return split(planes.reshape(*shape[:axis], shape[axis] // 2, 2, *shape[axis + 1 :]), axis + 1)
 
 
-def _interleaved(even: Planes, odd: Planes, axis: int) -> Float[Array, "planes _ _"]:
+def _interleaved(even: Planes, odd: Planes, axis: int) -> Planes:
     """Entries of both in turn along an axis."""
     shape = even.shape
     return jnp.stack([even, odd], axis + 1).reshape(*shape[:axis], 2 * shape[axis], *shape[axis + 1 :])

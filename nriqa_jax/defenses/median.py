@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
-from nriqa_jax.defenses.neighbours import Rows, mirrored, reach, shifts
+from nriqa_jax.defenses.neighbours import Rows, bordered, mirrored, reach, shifts
 from nriqa_jax.defenses.purifier import Deterministic
 from nriqa_jax.types import Images
+
+_CHANNELS = 3
 
 
 class Comparator(NamedTuple):
@@ -41,28 +42,40 @@ class MedianBlur(Deterministic):
     def purify(self, images: Images) -> Images:
         """Blur each image."""
         padded = mirrored(images, reach(self.size))
-        return _median(self.size, padded).reshape(images.shape)
+        return _median(self.size, padded.reshape(*padded.shape[:2], -1)).reshape(images.shape)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _median(size: int, padded: Float[Array, "batch _ _ 3"]) -> Rows:
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _median(size: int, padded: Rows) -> Rows:
     """Medians of all windows."""
-    return select(median_network(size**2), windows(size, padded))[size**2 // 2]
+    return select(median_network(size**2), _windows(size, padded))[size**2 // 2]
 
 
-@_median.defjvp
-def _median_jvp(size: int, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Rows, Rows]:
-    median = _median(size, *primals)
-    chosen = [(window == median).astype(median.dtype) for window in windows(size, *primals)]
-    first, *others = (share * change for share, change in zip(chosen, windows(size, *tangents)))
-    return median, sum(others, first) / sum(chosen[1:], chosen[0])
+def _median_fwd(size: int, padded: Rows) -> tuple[Rows, tuple[Rows, Rows]]:
+    median = _median(size, padded)
+    return median, (padded, median)
 
 
-def windows(size: int, padded: Float[Array, "batch _ _ 3"]) -> list[Rows]:
+def _median_bwd(size: int, kept: tuple[Rows, Rows], g: Rows) -> tuple[Rows]:
+    """To each pixel, from the windows whose median it is, their gradients, over the number of pixels that are that."""
+    padded, median = kept
+    count = sum((window == median).astype(g.dtype) for window in _windows(size, padded))
+    medians, shares = (_bordered(size, x, edge) for x, edge in ((median, jnp.nan), (g / count, 0.0)))
+    pairs = zip(_windows(size, medians), _windows(size, shares))
+    first, *others = (jnp.where(padded == its_median, share, 0.0) for its_median, share in pairs)
+    return (sum(others, first),)
+
+
+_median.defvjp(_median_fwd, _median_bwd)
+
+
+def _windows(size: int, padded: Rows) -> list[Rows]:
     """For each position in a square window, its values in all windows."""
-    height = padded.shape[1] - size + 1
-    columns = shifts(padded, size, 2)
-    return [column[:, row : row + height] for row in range(size) for column in columns]
+    return [view for rows in shifts(padded, size, 1) for view in shifts(rows, size, 2, _CHANNELS)]
+
+
+def _bordered(size: int, x: Rows, edge: float) -> Rows:
+    return bordered(bordered(x, size - 1, 1, edge), _CHANNELS * (size - 1), 2, edge)
 
 
 def select(network: Sequence[Comparator], values: Sequence[Rows]) -> list[Rows]:

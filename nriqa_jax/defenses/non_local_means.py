@@ -1,12 +1,13 @@
 """Non-local means."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
-from nriqa_jax.defenses.neighbours import Planes, means_by_likeness, reach, window_half
+from nriqa_jax.defenses.likeness import Likeness, Offset, Plane, Planes, Settings, means_by_likeness, window_half
+from nriqa_jax.defenses.neighbours import at_once, reach, windowed_sum
 from nriqa_jax.defenses.purifier import Deterministic, Number
 from nriqa_jax.types import Images
 
@@ -21,7 +22,7 @@ class NonLocalMeans(Deterministic):
     default is that of feature squeezing (Xu et al., NDSS 2018: windows of 11, patches of 3, h of 4/255).
 
     Attributes:
-      h: scale of d, in units of the pixel range; 0 changes nothing.
+      h: scale of d, in units of the pixel range.
       patch: side of a patch, an odd number.
       search: side of the search window, an odd number.
     """
@@ -33,20 +34,19 @@ class NonLocalMeans(Deterministic):
 
     def purify(self, images: Images) -> Images:
         """Denoise each image."""
-        values, active = 3 * self.patch**2, jnp.asarray(self.h) > 0
-        h = jnp.where(active, self.h, 1.0)
-
-        def weigh(own: Planes, other: Planes, _: None) -> Float[Array, "batch _ _"]:
-            distance = box_sums(jnp.sum((own - other) ** 2, axis=0), self.patch)
-            return jnp.where(active, jnp.exp(-distance / (values * h**2)), 0.0)
-
-        return means_by_likeness(images, window_half(reach(self.search)), weigh, None, margin=reach(self.patch))
+        offsets = window_half(reach(self.search))
+        weigh = partial(_weigh, self.patch)
+        likeness = Likeness(offsets, jnp.square, _square_slope, weigh, margin=reach(self.patch))
+        return means_by_likeness(images, likeness, (jnp.asarray(self.h),))
 
 
-def box_sums(plane: Float[Array, "batch _ _"], size: int) -> Float[Array, "batch _ _"]:
-    """Sums over all whole square windows."""
-    for axis in (1, 2):
-        length = plane.shape[axis] - size + 1
-        first, *others = (jax.lax.slice_in_dim(plane, i, i + length, axis=axis) for i in range(size))
-        plane = sum(others, first)
-    return plane
+def _square_slope(difference: Planes) -> Planes:
+    return 2.0 * difference
+
+
+def _weigh(patch: int, settings: Settings, squares: list[Plane], offsets: list[Offset]) -> list[Plane]:
+    del offsets
+    (h,), taps = settings, jnp.ones(patch)
+    columns = at_once(h > 0, lambda: [windowed_sum(1, 1, square, taps) for square in squares])
+    scale = 3 * patch**2 * h**2
+    return at_once(h > 0, lambda: [jnp.exp(-windowed_sum(2, 1, column, taps) / scale) for column in columns])
