@@ -6,8 +6,7 @@ python -m experiments.bench_purifiers --purifiers=median_blur,diffjpeg --batch=8
 Deterministic purifiers at their default strengths, on a batch in memory that is given back as a
 batch; ours are spread over all cores, as scripts do it. Contenders take turns in one process. The first call of each,
 in which JAX compiles or loads what was compiled before, is not counted. The largest difference between ours and theirs
-is given; OpenCV has other borders for medians, and rounds non-local means to 8 bits. Takes ten minutes on two CPU
-cores, most of them PyTorch's, and wants them idle.
+is given; OpenCV has other borders for medians, and rounds non-local means to 8 bits. Wants idle cores.
 """
 
 import contextlib

@@ -72,7 +72,7 @@ def run(config: Config) -> ledger.Table:
 
 def _purifier(text: str) -> Purifier:
     """The purifier, or the chain of them, that is meant."""
-    stages: list[Any] = [spelled.purifier(one) for one in spelled.read("purifier", text, PURIFIERS)]
+    stages: list[Any] = [spelled.purifier(one, "purifier") for one in spelled.read("purifier", text, PURIFIERS)]
     return stages[0] if len(stages) == 1 else compose(*stages)
 
 

@@ -59,7 +59,7 @@ def test_chains_resizing_and_a_second_run(photo_folder, tmp_path, script):
     ("settings", "words"),
     [
         ({"purifier": "nothing"}, "there is no 'nothing'"),
-        ({"purifier": "jpeg:preset=7"}, "preset"),
+        ({"purifier": "jpeg:preset=7"}, "--purifier: jpeg:preset=7: "),
         ({"purifier": "jpeg:size=3"}, "it has no setting 'size'"),
         ({"purifier": ""}, "is empty"),
         ({"batch_size": 0}, "must be at least 1"),

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from experiments import train_model
+from experiments.subjective import read_scores
 from experiments.training import loop
 from experiments.weights import load
 from nriqa_jax.models.tinyiqa import tinyiqa
@@ -77,6 +78,9 @@ def test_a_run_leaves_weights_with_their_history(table, tmp_path, script):
     loaded = load(str(out / "weights.safetensors"), tinyiqa(), 0)
     with (out / "test_scores.csv").open(newline="") as file:
         found = {row["image"]: float(row["score"]) for row in csv.DictReader(file)}
+    # What reads opinions from it finds the labels, and not the model's own scores beside them.
+    opinions, labels = read_scores(out / "test_scores.csv"), read_scores(table)
+    assert opinions == pytest.approx({name: labels[name] for name in found})
     pixels = np.stack([np.asarray(Image.open(table.parent / name)) for name in found])
     scores = call(loaded.model.score_fn(loaded.variables), jnp.asarray(pixels, jnp.float32) / 255)
     np.testing.assert_allclose(scores, list(found.values()), rtol=1e-4)

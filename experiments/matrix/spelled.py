@@ -62,7 +62,7 @@ def _read_one(flag: str, text: str) -> Spelled:
     return Spelled(text, name, tuple((key, value) for key, _, value in pairs))
 
 
-def purifier(spelled: Spelled) -> Purifier:
+def purifier(spelled: Spelled, flag: str = "purifiers") -> Purifier:
     """The purifier that is meant: ``preset=0`` to ``preset=4`` are the published ones, others are its own settings.
 
     Raises:
@@ -84,7 +84,7 @@ def purifier(spelled: Spelled) -> Purifier:
         _check_strength(found, settings, accepted)
         return found
     except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"--purifiers: {spelled.text}: {error}") from error
+        raise UserError(f"--{flag}: {spelled.text}: {error}") from error
 
 
 def attack(spelled: Spelled, objective: str) -> attack_images.Config:

@@ -45,10 +45,8 @@ def data_record(data: DataSet, split: Split) -> dict[str, Any]:
 
 
 def write_test_scores(path: Path, scores: Mapping[str, float], labels: Mapping[str, float]) -> None:
-    """A row for each test image: its file, its label in the unit of the model, its score."""
-    ledger.write_rows(
-        path, ("image", "label", "score"), [(name, labels[name], score) for name, score in scores.items()]
-    )
+    """A row for each test image: its file, its label in the unit of the model as ``mos``, its score."""
+    ledger.write_rows(path, ("image", "mos", "score"), [(name, labels[name], score) for name, score in scores.items()])
 
 
 def medians(results: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
