@@ -8,6 +8,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from nriqa_jax.patches import PatchKernel
+
+Dense = Float[Array, "kh kw fan_in out"] | PatchKernel
+
 _CHANNELS = 16  # of a bundle, at most, unless a group has more
 
 
@@ -15,11 +19,11 @@ class BundledKernel(NamedTuple):
     """The kernel of a grouped convolution, divided by bundles of groups.
 
     Attributes:
-      bundles: HWIO kernels of dense convolutions, zero where input and output are of different groups. They are arrays
+      bundles: kernels of dense convolutions, zero where input and output are of different groups. They are arrays
         of their own, because each slice of one array is a program to compile.
     """
 
-    bundles: tuple[Float[Array, "kh kw fan_in out"], ...]
+    bundles: tuple[Dense, ...]
 
 
 def bundle(kernel: Float[Array, "kh kw fan_in out"], groups: int) -> BundledKernel:

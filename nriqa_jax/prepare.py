@@ -1,7 +1,7 @@
-"""Weights laid out for speed, once per run: batch norm folded into convolutions, kernels in their fastest form.
+"""Weights laid out for speed: kernels in their fastest form and, for inference, batch norm folded into convolutions.
 
-Prepared variables compute the same function, for inference and its gradients with respect to images. They are not
-for training: statistics and scales are gone.
+Both compute the same function. What `prepare` gives is made once per run, for inference and its gradients with respect
+to images, and not for training: statistics and scales are gone. `lay_out` is part of a training step.
 """
 
 from collections import Counter, defaultdict
@@ -13,16 +13,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from nriqa_jax.grouped import BundledKernel, bundle
-from nriqa_jax.layers import BatchNorm, Conv, Kernel
-from nriqa_jax.winograd import WinogradKernel, transform_kernel
+from nriqa_jax.grouped import BundledKernel, Dense, bundle
+from nriqa_jax.layers import BatchNorm, Conv, Kernel, LaidOut
+from nriqa_jax.patches import PatchKernel
+from nriqa_jax.winograd import transform_kernel
 
 Variables = Mapping[str, Any]
 Path = tuple[str, ...]
 
-# From so many channels on, on CPUs, fewer products outweigh the transforms, which take four times a map's memory.
-_WINOGRAD_CHANNELS, _WINOGRAD_CHANNELS_OF_LARGE_MAPS = 64, 128
-_LARGE_MAP = 128 * 128
+_WINOGRAD_CHANNELS = 64  # from so many on, on CPUs, fewer products outweigh the transforms
 
 
 class Structure(NamedTuple):
@@ -30,13 +29,11 @@ class Structure(NamedTuple):
 
     Attributes:
       convolutions: all of them, by path.
-      pixels: of the maps that they give, by path.
       norms: path of the batch norm that takes a convolution's output, by the path of the convolution.
       epsilons: of the batch norms, by path.
     """
 
     convolutions: dict[Path, Conv]
-    pixels: dict[Path, int]
     norms: dict[Path, Path]
     epsilons: dict[Path, float]
 
@@ -60,15 +57,32 @@ def prepare(
       platform: "cpu", "gpu" or "tpu"; by default the one that JAX uses.
     """
     structure = trace(network, variables, view_shape)
-    on_cpu = (platform or jax.default_backend()) == "cpu"
 
-    def lay_out(variables: Variables) -> Variables:
-        variables = fold(variables, structure)
-        if on_cpu:
-            variables = {**variables, "params": _with_fast_kernels(variables["params"], structure)}
+    def folded(variables: Variables) -> Variables:
+        variables = _with_fast_kernels(fold(variables, structure), structure, platform)
         return jax.tree.map(lambda x: x.astype(dtype), variables)
 
-    return jax.jit(lay_out)(variables)
+    return jax.jit(folded)(variables)
+
+
+def lay_out(
+    network: nn.Module,
+    variables: Variables,
+    view_shape: tuple[int, ...],
+    *,
+    twice: bool = False,
+    platform: str | None = None,
+) -> Variables:
+    """Kernels in their fastest form, as a differentiable function of the weights; batch norm stays as it is.
+
+    Args:
+      network: as of `prepare`.
+      variables: as of `prepare`; may be traced.
+      view_shape: as of `prepare`.
+      twice: whether gradients with respect to inputs will be differentiated by the weights.
+      platform: as of `prepare`.
+    """
+    return _with_fast_kernels(variables, trace(network, variables, view_shape), platform, twice=twice)
 
 
 def trace(network: nn.Module, variables: Variables, view_shape: tuple[int, ...]) -> Structure:
@@ -76,7 +90,7 @@ def trace(network: nn.Module, variables: Variables, view_shape: tuple[int, ...])
 
     A pair counts where the batch norm takes every output of the convolution, and nothing else.
     """
-    found = Structure({}, {}, {}, {})
+    found = Structure({}, {}, {})
     calls: Counter[Path] = Counter()
     takers: dict[Path, list[Path]] = defaultdict(list)  # batch norms, for each output that they take
     makers: dict[int, tuple[Array, Path]] = {}  # the array is kept, so that its id stays its own
@@ -86,7 +100,6 @@ def trace(network: nn.Module, variables: Variables, view_shape: tuple[int, ...])
         calls[module.path] += 1
         if isinstance(module, Conv):
             found.convolutions[module.path] = module
-            found.pixels[module.path] = output.shape[1] * output.shape[2]
             makers[id(output)] = (output, module.path)
         elif isinstance(module, BatchNorm) and not module.has_variable("params", "folded"):
             found.epsilons[module.path] = module.epsilon
@@ -124,23 +137,36 @@ def fold(variables: Variables, structure: Structure) -> Variables:
     return folded if jax.tree.leaves(stats) else {name: folded[name] for name in folded if name != "batch_stats"}
 
 
-def _with_fast_kernels(params: Variables, structure: Structure) -> Variables:
+def _with_fast_kernels(
+    variables: Variables, structure: Structure, platform: str | None, *, twice: bool = False
+) -> Variables:
+    if (platform or jax.default_backend()) != "cpu":
+        return variables
+    params = variables["params"]
     for path, module in structure.convolutions.items():
         conv = _at(params, path)
-        kernel = _fast_kernel(conv["kernel"], module, structure.pixels[path])
+        kernel = _fast_kernel(conv["kernel"], module, twice)
         params = _replaced(params, path, {**conv, "kernel": kernel})
-    return params
+    return {**variables, "params": params}
 
 
-def _fast_kernel(kernel: Kernel, conv: Conv, pixels: int) -> Kernel:
+def _fast_kernel(kernel: Kernel, conv: Conv, twice: bool) -> Kernel:
     """A kernel as CPUs want it."""
-    if isinstance(kernel, WinogradKernel | BundledKernel):
+    if isinstance(kernel, LaidOut):
         return kernel
     if conv.groups > 1:
-        return bundle(kernel, conv.groups)
+        bundles = bundle(kernel, conv.groups).bundles
+        return BundledKernel(tuple(_twice_differentiable(dense, conv) for dense in bundles) if twice else bundles)
     plain = (conv.window, conv.stride, conv.padding, conv.dilation) == (3, 1, 1, 1)
-    enough = _WINOGRAD_CHANNELS if pixels < _LARGE_MAP else _WINOGRAD_CHANNELS_OF_LARGE_MAPS
-    return transform_kernel(kernel) if plain and min(kernel.shape[2:]) >= enough else kernel
+    if plain and min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS:
+        return transform_kernel(kernel)
+    return _twice_differentiable(kernel, conv) if twice else kernel
+
+
+def _twice_differentiable(kernel: Dense, conv: Conv) -> Dense:
+    if conv.window == 1 or conv.dilation > 1 or isinstance(kernel, PatchKernel):
+        return kernel
+    return PatchKernel(kernel)
 
 
 def _at(tree: Variables, path: Path) -> Variables:

@@ -1,6 +1,7 @@
 """Winograd convolution F(2x2, 3x3) (Lavin and Gray, CVPR 2016): 16 products where a 3x3 convolution has 36.
 
-Exact to about 1e-6 relative in float32. It pays on CPUs for many channels on small maps; ``nriqa_jax.prepare`` decides.
+Exact to about 1e-6 relative in float32. On CPUs it pays for many channels, which ``nriqa_jax.prepare`` looks for, and
+on maps that are not large, which `pays` tells.
 """
 
 from typing import NamedTuple
@@ -9,6 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nriqa_jax.windows import split, taps
+
+_EXPAND_KERNEL = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
+
+_LARGE_MAP, _CHANNELS_OF_LARGE_MAPS = 128 * 128, 256
 
 Features = Float[Array, "batch height width channels"]
 
@@ -24,10 +29,23 @@ class WinogradKernel(NamedTuple):
 
 
 def transform_kernel(kernel: Float[Array, "3 3 fan_in out"]) -> WinogradKernel:
-    """Lay a kernel out for `convolve`; done once per run."""
-    rows = _expand_kernel(list(kernel))
-    products = [column for row in rows for column in _expand_kernel(list(row))]
-    return WinogradKernel(jnp.stack(products))
+    """Lay a kernel out for `convolve`; done once per run, or once per step of training."""
+    expand = jnp.asarray(_EXPAND_KERNEL, kernel.dtype)
+    flat = kernel.reshape(9, -1)
+    products = jnp.kron(expand, expand) @ flat
+    return WinogradKernel(products.reshape(16, *kernel.shape[2:]))
+
+
+def restore_kernel(kernel: WinogradKernel) -> Float[Array, "3 3 fan_in out"]:
+    """The kernel that `transform_kernel` got, up to rounding."""
+    products = kernel.products.reshape(4, 4, *kernel.products.shape[1:])
+    rows = jnp.stack([products[0], products[1] - products[2], products[3]])
+    return jnp.stack([rows[:, 0], rows[:, 1] - rows[:, 2], rows[:, 3]], axis=1)
+
+
+def pays(x: Features, kernel: WinogradKernel) -> bool:
+    """Whether `convolve` is faster than a plain convolution: its transforms take four times the memory of a map."""
+    return x.shape[1] * x.shape[2] < _LARGE_MAP or min(kernel.products.shape[1:]) >= _CHANNELS_OF_LARGE_MAPS
 
 
 def convolve(x: Features, kernel: WinogradKernel) -> Float[Array, "batch height width out"]:
@@ -41,10 +59,6 @@ def convolve(x: Features, kernel: WinogradKernel) -> Float[Array, "batch height 
     pairs = [_contract(split(row, 0)) for row in _contract(split(products, 0))]
     y = jnp.stack([jnp.stack(pair, axis=3) for pair in pairs], axis=2)  # batch, tile row, 2, tile column, 2, out
     return y.reshape(batch, 2 * rows, 2 * columns, -1)[:, :height, :width]
-
-
-def _expand_kernel(k: list[Array]) -> list[Array]:
-    return [k[0], (k[0] + k[1] + k[2]) / 2, (k[0] - k[1] + k[2]) / 2, k[2]]
 
 
 def _expand(d: list[Array]) -> list[Array]:

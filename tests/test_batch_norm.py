@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nriqa_jax.layers import BatchNorm, held
+from nriqa_jax.batch_norm import BatchNorm, held
 
 
 def test_batch_norm_trains_as_pytorch_does():

@@ -19,25 +19,16 @@ BELOW = {  # what the modules under models and attacks may import, types aside
     "winograd": {"windows"},
     "image": {"windows"},
     "resize": {"image"},
-    "layers": {"grouped", "windows", "winograd"},
-    "prepare": {"grouped", "layers", "winograd"},
+    "patches": {"windows"},
+    "grouped": {"patches"},
+    "layers": {"batch_norm", "grouped", "patches", "rectifiers", "windows", "winograd"},
+    "prepare": {"grouped", "layers", "patches", "winograd"},
     "metrics": {"image"},
     "slots": {"parallel", "attacks"},
 }
 PEERS = {"models", "attacks", "defenses"}
-BASE = {
-    "types",
-    "windows",
-    "winograd",
-    "grouped",
-    "image",
-    "resize",
-    "layers",
-    "prepare",
-    "metrics",
-    "memory",
-    "parallel",
-}
+BASE = {"types", "windows", "winograd", "grouped", "patches", "image", "resize", "batch_norm", "layers", "prepare"}
+BASE |= {"metrics", "memory", "parallel", "rectifiers"}
 
 
 def imported_modules(path):

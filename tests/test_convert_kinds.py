@@ -87,7 +87,7 @@ def test_conversions_are_compared_with_torch(graph):
 
 
 def test_every_layout_has_a_graph_or_says_so(tmp_path):
-    assert set(torch_graphs.GRAPHS) <= {*MODELS, "resnet50"}
+    assert set(torch_graphs.GRAPHS) <= {*MODELS, "resnet18", "resnet50"}
     assert {"cnniqa", "hyperiqa", "dbcnn"} <= set(torch_graphs.GRAPHS)
 
 

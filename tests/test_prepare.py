@@ -188,13 +188,6 @@ def test_kernels_are_laid_out_for_winograd_where_it_applies_and_only_on_cpus(con
     assert_close(jax.jit(network.apply)(on_cpu, x), jax.jit(network.apply)(on_gpu, x), 1e-5)
 
 
-@pytest.mark.parametrize(("side", "channels", "winograd"), [(127, 64, True), (128, 64, False), (128, 128, True)])
-def test_large_maps_need_more_channels_for_winograd(side, channels, winograd):
-    network, shape = Convolution(Conv(channels, 3, padding=1)), (side, side, channels)
-    prepared = prepare(network, randomised(network, shape), shape, platform="cpu")
-    assert isinstance(prepared["params"]["conv"]["kernel"], WinogradKernel) == winograd
-
-
 def test_a_wide_block_keeps_its_derivatives_on_cpus():
     network, shape = BasicBlock(ENOUGH), (5, 4, ENOUGH)
     variables = randomised(network, shape)

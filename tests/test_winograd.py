@@ -63,6 +63,29 @@ def test_winograd_stays_exact_far_from_zero():
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5 * expected.abs().max())
 
 
+@pytest.mark.parametrize(("size", "channels", "paid"), [((127, 129), 64, True), ((128, 128), 64, False)])
+def test_large_maps_need_more_channels(size, channels, paid):
+    x, kernel = (jnp.asarray(array, jnp.float32) for array in draws((1, *size, channels), (3, 3, channels, channels)))
+    transformed = winograd.transform_kernel(kernel)
+    assert winograd.pays(x, transformed) == paid
+    products = jax.make_jaxpr(lambda x: layers.conv2d(x, transformed, padding=1))(x)
+    assert ("conv_general_dilated" in str(products)) != paid
+    y, expected = layers.conv2d(x, transformed, padding=1), plain(x, kernel)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5 * jnp.abs(expected).max())
+
+
+def test_many_channels_pay_on_large_maps():
+    kernel = winograd.WinogradKernel(jnp.zeros((16, 256, 256)))
+    assert winograd.pays(jnp.zeros((1, 128, 128, 256)), kernel)
+    assert not winograd.pays(jnp.zeros((1, 128, 128, 255)), winograd.WinogradKernel(jnp.zeros((16, 255, 256))))
+
+
+def test_kernels_are_restored():
+    (kernel,) = draws((3, 3, 5, 4))
+    restored = winograd.restore_kernel(winograd.transform_kernel(jnp.asarray(kernel, jnp.float32)))
+    np.testing.assert_allclose(restored, kernel, atol=1e-6)
+
+
 def test_conv2d_takes_a_winograd_kernel_under_jit_and_vmap():
     x, kernel = (jnp.asarray(array, jnp.float32) for array in draws((2, 6, 5, 3), (3, 3, 3, 4)))
     transformed = jax.jit(winograd.transform_kernel)(kernel)

@@ -1,7 +1,8 @@
-"""This library, as its users run it: everything that a change of its interfaces touches is in this file."""
+"""This library, as its users run it: what a change of its interfaces touches is here and in `ours_training`."""
 
 import dataclasses
 import tempfile
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -16,28 +17,33 @@ from jaxtyping import Array, Float
 from experiments import attack_flags, attack_images, cli, heap, score_images, settings
 from experiments.catalog import MODELS
 from experiments.contenders import meter, weights
+from experiments.contenders.ours_training import training_runner
 from experiments.contenders.worker import Runner
-from experiments.contenders.workloads import ATTACKS, EPSILON, SCORE_RANGE, STEP_SIZE, Workload, levels
+from experiments.contenders.workloads import ATTACKS, EPSILON, SCORE_RANGE, STEP_SIZE, TRAINING, Workload, levels
 from nriqa_jax import parallel
 from nriqa_jax.attacks.objectives import per_range, raise_score
 from nriqa_jax.attacks.presets import ifgsm
 from nriqa_jax.layers import Dense
 from nriqa_jax.models.hyperiqa import hyperiqa
 from nriqa_jax.models.model import Model, Variables
-from nriqa_jax.models.resnet import resnet50
+from nriqa_jax.models.resnet import ResNet, resnet18, resnet50
 from nriqa_jax.types import Scores
 from weights_convert import pieces, store
 from weights_convert.convert import convert_tensors
 from weights_convert.rules import apply_rules, expected_shapes, unflatten
 
+_TRUNKS: Mapping[str, Callable[..., ResNet]] = {"resnet18": resnet18, "resnet50": resnet50}
+
 
 class ResNetScore(nn.Module):
-    """A ResNet-50 trunk, the average of its last features, and a linear layer to one score."""
+    """A ResNet trunk, the average of its last features, and a linear layer to one score."""
+
+    trunk: Callable[..., ResNet]
 
     @nn.compact
     def __call__(self, views: Float[Array, "n _ _ 3"]) -> Scores:
         """One score per view."""
-        features = resnet50(name="res")(views)[-1]
+        features = self.trunk(name="res")(views)[-1]
         return Dense(1, name="fc")(jnp.mean(features, axis=(1, 2)))[:, 0]
 
 
@@ -48,7 +54,7 @@ def build(name: str) -> tuple[Model, Variables]:
         model = MODELS[name]()
         return model, jax.device_put(unflatten(convert_tensors(tensors, model)[1].arrays))
     # One 224x224 view with the usual normalisation, which HyperIQA has too.
-    model = dataclasses.replace(hyperiqa(), name=name, network=ResNetScore())
+    model = dataclasses.replace(hyperiqa(), name=name, network=ResNetScore(_TRUNKS[name]))
     rules = (*pieces.resnet("res", "res"), *pieces.layer("fc", "fc"))
     return model, jax.device_put(unflatten(apply_rules(rules, tensors, expected_shapes(model)).arrays))
 
@@ -109,6 +115,8 @@ class Ours:
         model, variables = build(workload.model)
         if workload.task == "folder":
             return _folder_runner(workload, model, variables)
+        if workload.task in TRAINING:
+            return training_runner(workload, model, variables, self._precision)
         score = model.score_fn(model.prepare(variables))
         scorers = (score, settings.gradient_fn(model, variables, score, self._precision))
         # As scripts do: a share of the batch on each device.

@@ -13,8 +13,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from experiments.contenders import meter, torch_attacks, weights
 from experiments.contenders.torch_models import build
 from experiments.contenders.torch_steps import Images, Project, gradient, in_ball
+from experiments.contenders.torch_training import training_runner
 from experiments.contenders.worker import Runner
-from experiments.contenders.workloads import ATTACKS, EPSILON, SCORE_RANGE, STEP_SIZE, Workload, levels
+from experiments.contenders.workloads import (
+    ATTACKS,
+    EPSILON,
+    SCORE_RANGE,
+    STEP_SIZE,
+    TRAINING,
+    Workload,
+    labels,
+    levels,
+)
 
 
 class Eager:
@@ -66,6 +76,8 @@ class Eager:
 
     def prepare(self, workload: Workload) -> Runner:
         """See `worker.Contender`."""
+        if workload.task in TRAINING:
+            return self.training(workload)
         model, parts = self.model(workload.model), self.parts(self.images(workload))
         balls, state = [in_ball(part, EPSILON) for part in parts], list(parts)
 
@@ -78,6 +90,18 @@ class Eager:
             return self.host(torch.cat([self.attack(workload.task, model, part)[1] for part in parts]))
 
         return step if workload.task == "step" else attack
+
+    def training(self, workload: Workload, *, literal: bool = False) -> Runner:
+        """Steps of training."""
+        network: Any = self.network(workload.model)
+        run = training_runner(network, self.images(workload), labels(workload), workload.task, literal=literal)
+
+        def waited() -> np.ndarray:
+            loss = run()
+            self.wait()
+            return loss
+
+        return waited
 
     def attack(self, task: str, model: Any, clean: Images) -> tuple[Images, Tensor]:
         """Adversarial images and their scores."""
@@ -137,7 +161,7 @@ class Eager:
 class OneByOne(Eager):
     """One image after another, with gradients of the weights computed as well, as the reference repositories do.
 
-    Or with frozen weights, as who takes care does.
+    Or with frozen weights, as who takes care does. Steps of training are those of batches, with all published passes.
     """
 
     def __init__(self, device: str, precision: str, *, frozen: bool = False) -> None:
@@ -148,6 +172,10 @@ class OneByOne(Eager):
     def prepare(self, workload: Workload) -> Runner:
         """See `worker.Contender`."""
         return self._folder(workload) if workload.task == "folder" else super().prepare(workload)
+
+    def training(self, workload: Workload, *, literal: bool = True) -> Runner:
+        """As published."""
+        return super().training(workload, literal=literal)
 
     def parts(self, images: Images) -> tuple[Tensor, ...]:
         """Single images."""

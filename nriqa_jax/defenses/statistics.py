@@ -24,6 +24,10 @@ class Network(Protocol):
         """What the network sees of images, normalised; differentiable."""
         ...
 
+    def lay_out(self, variables: Variables, /, *, twice: bool = False) -> Variables:
+        """The same weights as passes want them; ``twice`` if their gradients by views are differentiated by weights."""
+        ...
+
     def apply_views(self, variables: Variables, views: Views, /) -> Scores:
         """Scores with the statistics in ``batch_stats``."""
         ...

@@ -11,8 +11,6 @@ and the state on each of them, it is data-parallel with the results of one devic
 statistics of batch norm, are those of the whole batch.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -26,6 +24,7 @@ from nriqa_jax.defenses.gradient_penalty import (
     Slopes,
     central_difference,
     direction,
+    double_backprop,
     finite_difference,
     gradient_norm_penalty,
     gradient_norms,
@@ -117,7 +116,7 @@ def free_step(
 
 def _seen(network: Network, recipe: Recipe, state: TrainState, batch: Batch, keys: Keys) -> Batch:
     """What the network sees of a batch; adversaries know it with its stored statistics, as it is used later."""
-    variables = _cast(state.variables_with(state.params), recipe.dtype)
+    variables = _laid_out(network, recipe, state.variables_with(state.params))
 
     def score_fn(images: Images) -> Scores:
         return network.apply_views(variables, network.views(images))
@@ -129,7 +128,7 @@ def _total(
     network: Network, recipe: Recipe, variables: Variables, batch: Batch
 ) -> tuple[Float[Array, ""], tuple[Variables, Metrics]]:
     """What is minimised; the new batch statistics, and metrics."""
-    passes = recipe.statistics(network, _cast(variables, recipe.dtype))
+    passes = recipe.statistics(network, _laid_out(network, recipe, variables))
     if recipe.remat:
         passes = Passes(*(rematerialize(Partial(run)) for run in passes))
     found = _slopes(network, recipe, passes, batch.images)
@@ -172,8 +171,10 @@ def _updated(
     return state, metrics | {"gradient": jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(grads)))}
 
 
-def _cast(variables: Variables, dtype: Any) -> Variables:
-    """Weights in the number format to compute in; statistics keep theirs."""
-    if dtype is None:
+def _laid_out(network: Network, recipe: Recipe, variables: Variables) -> Variables:
+    """Weights as the passes want them, in the number format to compute in; statistics keep theirs."""
+    twice = recipe.penalty is not None and recipe.penalty.method is double_backprop
+    variables = network.lay_out(variables, twice=twice)
+    if recipe.dtype is None:
         return variables
-    return {**variables, "params": jax.tree.map(lambda x: x.astype(dtype), variables["params"])}
+    return {**variables, "params": jax.tree.map(lambda x: x.astype(recipe.dtype), variables["params"])}

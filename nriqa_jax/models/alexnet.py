@@ -8,7 +8,7 @@ from typing import NamedTuple
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from nriqa_jax.layers import Conv, max_pool
+from nriqa_jax.layers import Conv, max_pool, relu
 
 
 class _Layer(NamedTuple):
@@ -48,6 +48,6 @@ class AlexNet(nn.Module):
             if number > max(self.taps):
                 break
             x = max_pool(x, 3, stride=2) if number in _POOLED else x
-            x = nn.relu(Conv(self.width * widths, window, stride, padding, name=f"conv{number}")(x))
+            x = relu(Conv(self.width * widths, window, stride, padding, name=f"conv{number}")(x))
             outputs[number + 1] = x
         return tuple(outputs[tap] for tap in self.taps)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from nriqa_jax import image
-from nriqa_jax.layers import Dense, conv2d, he_normal
+from nriqa_jax.layers import Dense, conv2d, he_normal, relu
 from nriqa_jax.models import cards
 from nriqa_jax.models.model import Model, Preprocess, Views
 from nriqa_jax.types import Images, Scores
@@ -23,8 +23,8 @@ class CNNIQA(nn.Module):
     def __call__(self, patches: Float[Array, "n 32 32 1"]) -> Scores:
         """One score per patch."""
         x = ExtremeResponses(50, 7, name="conv1")(patches)
-        x = nn.relu(Dense(800, name="fc1")(x))
-        x = nn.relu(Dense(800, name="fc2")(x))
+        x = relu(Dense(800, name="fc1")(x))
+        x = relu(Dense(800, name="fc2")(x))
         return Dense(1, name="fc3")(x)[:, 0]
 
 

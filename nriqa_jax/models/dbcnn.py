@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nriqa_jax.layers import BatchNorm, Conv, Features
+from nriqa_jax.layers import BatchNorm, Conv, Features, relu
 from nriqa_jax.models import cards, protocols
 from nriqa_jax.models.heads import Regression
 from nriqa_jax.models.model import Model, Preprocess, Views
@@ -32,7 +32,7 @@ class SCNN(nn.Module):
         """Features at a sixteenth of the size, rounded up."""
         for index, (width, stride) in enumerate(zip(self.widths, _STRIDES, strict=True)):
             x = Conv(width, 3, stride, 1, name=f"conv{3 * index}")(x)
-            x = nn.relu(BatchNorm(name=f"norm{3 * index + 1}")(x))
+            x = relu(BatchNorm(name=f"norm{3 * index + 1}")(x))
         return x
 
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nriqa_jax.layers import Conv, Dense, adaptive_avg_pool, flatten_nchw
+from nriqa_jax.layers import Conv, Dense, adaptive_avg_pool, flatten_nchw, relu
 from nriqa_jax.models import cards, protocols
 from nriqa_jax.models.model import Model
 from nriqa_jax.models.resnet import resnet50
@@ -35,7 +35,7 @@ class HyperIQA(nn.Module):
         content, weights, biases = _distortion_vector(features, self.target[0]), [], []
         hyper = features[-1]
         for index, width in enumerate(self.hyper):
-            hyper = nn.relu(Conv(width, 1, name=f"conv1_{2 * index}")(hyper))
+            hyper = relu(Conv(width, 1, name=f"conv1_{2 * index}")(hyper))
         pooled = jnp.mean(hyper, axis=(1, 2))
         for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(self.target), start=1):
             if fan_out > 1:

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nriqa_jax.layers import BatchNorm, Dense, Features
+from nriqa_jax.layers import BatchNorm, Dense, Features, relu
 from nriqa_jax.models import cards, protocols
 from nriqa_jax.models.card import Card
 from nriqa_jax.models.model import Model, Preprocess, Views
@@ -71,7 +71,7 @@ def reduced(x: Float[Array, "n features"], hidden: tuple[int, ...], name: str) -
     for index, width in enumerate(hidden):
         x = Dense(width, name=f"{name}_{2 * index}")(x)
         x = BatchNorm(name=f"{name}_{2 * index + 1}")(x)
-    return nn.relu(x)
+    return relu(x)
 
 
 def _published_views(images: Images) -> Views:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nriqa_jax.layers import Conv, Dense, he_normal
+from nriqa_jax.layers import Conv, Dense, he_normal, relu
 from nriqa_jax.models import cards, protocols
 from nriqa_jax.models.model import Model, Preprocess
 from nriqa_jax.models.swin import SwinStage
@@ -52,7 +52,7 @@ class MANIQA(nn.Module):
             maps = jnp.swapaxes(x, 1, 2).reshape(len(x), side, side, -1)
             maps = Conv(width, 1, name=f"conv{stage}")(maps)
             x = SwinStage(self.scale, self.hidden, name=f"swintransformer{stage}")(maps).reshape(len(x), -1, width)
-        score, weight = nn.relu(_head(x, "fc_score")), nn.sigmoid(_head(x, "fc_weight"))
+        score, weight = relu(_head(x, "fc_score")), nn.sigmoid(_head(x, "fc_weight"))
         wide = jnp.promote_types(x.dtype, jnp.float32)
         return jnp.stack([jnp.sum(terms, axis=1, dtype=wide) for terms in (score * weight, weight)], axis=1)
 
@@ -85,7 +85,7 @@ class TransposedAttention(nn.Module):
 
 def _head(x: Float[Array, "n places width"], name: str) -> Float[Array, "n places"]:
     """One number for each place. Call inside a compact module."""
-    x = nn.relu(Dense(x.shape[-1], name=f"{name}_0")(x))
+    x = relu(Dense(x.shape[-1], name=f"{name}_0")(x))
     return Dense(1, name=f"{name}_3")(x)[..., 0]
 
 

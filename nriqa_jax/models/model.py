@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nriqa_jax.models.card import Card
-from nriqa_jax.prepare import Variables, prepare
+from nriqa_jax.prepare import Variables, lay_out, prepare
 from nriqa_jax.types import Images, Scores
 
 Views = Float[Array, "batch views rows columns channels"]
@@ -101,6 +101,15 @@ class Model:
     def apply_views(self, variables: Variables, views: Views) -> Scores:
         """Score images that are given by their views."""
         return self._apply(variables, views, ())[0]
+
+    def lay_out(self, variables: Variables, *, twice: bool = False) -> Variables:
+        """The same weights for the passes of one training step, as a differentiable function of them.
+
+        Args:
+          variables: the weights.
+          twice: whether gradients with respect to views will be differentiated by the weights.
+        """
+        return lay_out(self.network, variables, self.view_shape, twice=twice)
 
     def apply_training(self, variables: Variables, views: Views) -> tuple[Scores, Variables]:
         """Scores with the statistics of the batch, and the moving averages of these: the new ``batch_stats``."""

@@ -9,7 +9,7 @@ from functools import partial
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from nriqa_jax.layers import BatchNorm, Conv, Features, max_pool
+from nriqa_jax.layers import BatchNorm, Conv, Features, max_pool, relu
 
 
 class BasicBlock(nn.Module):
@@ -22,10 +22,10 @@ class BasicBlock(nn.Module):
     def __call__(self, x: Features) -> Float[Array, "batch h w out"]:
         """Apply the block."""
         y = Conv(self.width, 3, self.stride, 1, use_bias=False, name="conv1")(x)
-        y = nn.relu(BatchNorm(name="bn1")(y))
+        y = relu(BatchNorm(name="bn1")(y))
         y = Conv(self.width, 3, 1, 1, use_bias=False, name="conv2")(y)
         y = BatchNorm(name="bn2")(y)
-        return nn.relu(y + _shortcut(x, y.shape[-1], self.stride))
+        return relu(y + _shortcut(x, y.shape[-1], self.stride))
 
 
 class Bottleneck(nn.Module):
@@ -48,12 +48,12 @@ class Bottleneck(nn.Module):
         """Apply the block."""
         inner = self.width * self.group_width // 64 * self.groups
         y = Conv(inner, 1, use_bias=False, name="conv1")(x)
-        y = nn.relu(BatchNorm(name="bn1")(y))
+        y = relu(BatchNorm(name="bn1")(y))
         y = Conv(inner, 3, self.stride, 1, groups=self.groups, use_bias=False, name="conv2")(y)
-        y = nn.relu(BatchNorm(name="bn2")(y))
+        y = relu(BatchNorm(name="bn2")(y))
         y = Conv(4 * self.width, 1, use_bias=False, name="conv3")(y)
         y = BatchNorm(name="bn3")(y)
-        return nn.relu(y + _shortcut(x, y.shape[-1], self.stride))
+        return relu(y + _shortcut(x, y.shape[-1], self.stride))
 
 
 def _shortcut(x: Features, features: int, stride: int) -> Float[Array, "batch h w out"]:
@@ -81,7 +81,7 @@ class ResNet(nn.Module):
     def __call__(self, x: Float[Array, "batch height width 3"]) -> tuple[Float[Array, "batch _ _ _"], ...]:
         """Features after the stem (before pooling) and after each layer, at strides 2, 4, 8, 16, 32."""
         x = Conv(self.width, 7, 2, 3, use_bias=False, name="conv1")(x)
-        x = nn.relu(BatchNorm(name="bn1")(x))
+        x = relu(BatchNorm(name="bn1")(x))
         features = [x]
         x = max_pool(x, 3, stride=2, padding=1)
         for layer, depth in enumerate(self.depths):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from nriqa_jax.layers import Conv, Features, LayerNorm
+from nriqa_jax.layers import Conv, Features, LayerNorm, relu
 from nriqa_jax.models.vit import Attention, Mlp
 
 Windows = Float[Array, "windows tokens channels"]
@@ -58,7 +58,7 @@ class SwinLayer(nn.Module):
         """Apply the layer."""
         for index, shift in enumerate((0, self.window // 2)):
             x = SwinBlock(self.heads, self.hidden, self.window, shift, name=f"blocks_{index}")(x)
-        return nn.relu(Conv(x.shape[-1], 3, padding=1, name="conv")(x))
+        return relu(Conv(x.shape[-1], 3, padding=1, name="conv")(x))
 
 
 class SwinStage(nn.Module):

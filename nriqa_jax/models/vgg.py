@@ -9,7 +9,7 @@ from functools import partial
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from nriqa_jax.layers import Conv, Features, max_pool
+from nriqa_jax.layers import Conv, Features, max_pool, relu
 
 _DEPTHS = (2, 2, 3, 3, 3)  # convolutions before each pool
 
@@ -34,7 +34,7 @@ class VGG16(nn.Module):
         outputs, number = {}, 0
         for block, depth in enumerate(_DEPTHS):
             for _ in range(depth):
-                x = nn.relu(Conv(self.width * min(2**block, 8), 3, 1, 1, name=f"conv{number}")(x))
+                x = relu(Conv(self.width * min(2**block, 8), 3, 1, 1, name=f"conv{number}")(x))
                 outputs[number + 1] = x
                 number += 2
             if number > max(self.taps):

@@ -23,6 +23,7 @@ GRAPHS: Mapping[str, str] = {
     "maniqa": "maniqa:MANIQA",
     "maniqa_pipal": "maniqa:maniqa_pipal",
     "metaiqa": "metaiqa:MetaIQA",
+    "resnet18": "resnet:resnet18_score",
     "resnet50": "resnet:ResNetScore",
     "spaq_bl": "spaq:Baseline",
     "spaq_mta": "spaq:attributes",
@@ -34,8 +35,8 @@ GRAPHS: Mapping[str, str] = {
 def build(name: str, **options: Any) -> Any:
     """The network of a model, in evaluation mode, with PyTorch's own random weights.
 
-    Its state dict has the layout "original" of the model (``resnet50`` is no model, but what speed is measured with).
-    It maps normalised views ``[n, 3, h, w]`` to what the network in JAX gives for them.
+    Its state dict has the layout "original" of the model (``resnet18`` and ``resnet50`` are no models, but what speed
+    is measured with). It maps normalised views ``[n, 3, h, w]`` to what the network in JAX gives for them.
 
     Args:
       name: of the model.

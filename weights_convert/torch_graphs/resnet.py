@@ -105,14 +105,19 @@ def resnext101(width: int = 64) -> ResNet:
 
 
 class ResNetScore(nn.Module):
-    """A ResNet-50, the average of its last features, and a linear layer to one score."""
+    """A ResNet, the average of its last features, and a linear layer to one score."""
 
-    def __init__(self) -> None:
-        """Layers."""
+    def __init__(self, trunk: Callable[[], ResNet] = resnet50) -> None:
+        """Layers; ``trunk`` makes the ResNet."""
         super().__init__()
-        self.res = resnet50()
-        self.fc = nn.Linear(2048, 1)
+        self.res = trunk()
+        self.fc = nn.Linear(self.res.channels[-1], 1)
 
     def forward(self, views: Tensor) -> Tensor:
         """One score per view."""
         return self.fc(self.res.features(views)[-1].mean((2, 3)))[:, 0]
+
+
+def resnet18_score() -> ResNetScore:
+    """With a ResNet-18."""
+    return ResNetScore(resnet18)
