@@ -20,6 +20,7 @@ INK, SOFT, BAND = "#1b1e23", "#5a616b", "#e3e6ea"
 # Okabe and Ito's colours, dark enough for text: they stay apart for colour-blind readers.
 COLOURS = {"clean": INK, "sma": "#c85400", "reach": "#0072b2", "reach_wide": "#2f86c6", "baseline": "#00805e"}
 OTHER_ATTACK, OTHER_BASELINE = "#b0528c", "#737a84"
+UNAWARE, ADAPTIVE = COLOURS["reach"], COLOURS["sma"]  # attacks that do not know a defense, and those that do
 WIDTH = 7.3  # inches, 700 pixels of a page
 MANY = 1500  # points; more are stored as pixels
 SIGNED = "PuOr"  # colour map: orange below 0, purple above; they stay apart for colour-blind readers
