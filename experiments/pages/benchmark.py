@@ -91,10 +91,10 @@ def read_benchmark(run: Run, max_strips: int) -> Benchmark:
     """
     cells = matrix_files.read_cells(run, matrix_summary.REQUIRED)
     defenses = matrix_summary.summarise(run, cells)
+    times = {one.purifier: math.nan for one in defenses} | matrix_files.read_times(run)
     figures = matrix_figures.make_figures(cells, defenses)
     pictures = {name: picture(figure, _ALTS[name]) for name, figure in figures.items()}
     strips = _ordered(matrix_files.read_strips(run), [one.purifier for one in defenses])[:max_strips]
-    times = {one.purifier: math.nan for one in defenses} | matrix_files.read_times(run)
     return Benchmark(cells, defenses, pictures, [_show(run, one) for one in strips], times)
 
 

@@ -65,7 +65,7 @@ def gain_figure(defenses: Sequence[Defense]) -> Figure:
     _settle(figure)
     for ax, values in zip(axes, (ssim, score)):
         points = np.stack([values, gains], axis=2)
-        _add_names(ax, [Label(one.purifier, own, INK) for one, own in zip(defenses, points)], points)
+        _add_names(ax, [Label(one.purifier, own, INK) for one, own in zip(defenses, points)], list(points))
     return figure
 
 
