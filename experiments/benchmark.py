@@ -130,9 +130,6 @@ def _mos(config: Config, images: list[str]) -> dict[str, float] | None:
 
 def _write(config: Config, matrix: Matrix, sets: Sets, mos: dict[str, float] | None) -> list[dict[str, Any]]:
     """Write the tables of all cells, pictures, figures and the page."""
-    from experiments import report  # matplotlib imports much
-    from experiments.pages import matrix_figures
-
     rows, gains = [], {}
     for cell in matrix.cells():
         found = cells.table(sets, cell, matrix, mos)
@@ -147,9 +144,17 @@ def _write(config: Config, matrix: Matrix, sets: Sets, mos: dict[str, float] | N
     times = ((one.text, float(np.median(sets.times(one).numbers("purify_seconds")))) for one in matrix.purifiers)
     ledger.write_rows(sets.out / "times.csv", ("purifier", "mean_time"), times)
     strips.write_strips(sets, matrix, gains)
-    matrix_figures.write_figures(sets.out)
-    report.write_report(sets.out)
+    _draw(sets.out)
     return rows
+
+
+def _draw(out: Path) -> None:
+    """Write figures and the page, from the tables."""
+    from experiments import report  # matplotlib imports much
+    from experiments.pages import matrix_figures
+
+    matrix_figures.write_figures(out)
+    report.write_report(out)
 
 
 def main(config: Config) -> int:

@@ -58,6 +58,7 @@ def bars_figure(defenses: Sequence[Defense]) -> Figure:
     ax.set_yticks(place, [one.purifier for one in defenses])
     ax.tick_params(axis="y", length=0)
     ax.set(xlabel="Gain left behind the purifier, share of the score range", xlim=(0, None))
+    ax.margins(y=0.01)
     ax.invert_yaxis()
     figure.legend(loc="outside upper left", ncols=3, fontsize=8)
     return figure

@@ -101,12 +101,15 @@ def _defense(run: Run, cells: Sequence[Cell]) -> Defense:
     unaware = [cell for cell in cells if not cell.adaptive and (cell.model, cell.attack) in pairs]
     tables = [_shares(run, cell) for cell in unaware]
     undefended = mean_of(_over_cells(tables, lambda scores: np.abs(scores["clear"] - scores["attacked"])))
+    ssim, psnr, srocc = (mean_of(cell.numbers[name] for cell in unaware) for name in _CLEAN)
     return Defense(
         cells[0].purifier,
         undefended,
         _attacked(unaware, tables, undefended),
         _attacked(known, [_shares(run, cell) for cell in known], undefended),
-        *(mean_of(cell.numbers[name] for cell in unaware) for name in _CLEAN),
+        ssim,
+        psnr,
+        srocc,
         mean_of(_over_cells(tables, lambda scores: scores["clear"])),
     )
 
