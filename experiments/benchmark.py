@@ -5,8 +5,9 @@ python -m experiments.benchmark --models=tinyiqa:embedded,cnniqa:CNNIQA.pth --im
 
 Attacks take the flags of attack_images as settings, purifiers their own or preset=0 to preset=4. Prints the plan first
 (--plan_only: nothing else). Every set of images is computed once. Writes cells.csv (a row of scores for each model,
-attack, purifier and kind of attack), cells/*/*/*/*.csv (the same image by image), times.csv, and with --format=msu
-tables for the scripts of the MSU defense benchmark. Killed and run again, it goes on, and ends with the same tables.
+attack, purifier and kind of attack), cells/*/*/*/*.csv (the same image by image), times.csv, figures, report.html, and
+with --format=msu tables for the scripts of the MSU defense benchmark. Killed and run again, it goes on, and ends with
+the same tables.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ import numpy as np
 from experiments import cli, ledger, listed, pipeline, processes, subjective
 from experiments.attack_images import attack_maker
 from experiments.catalog import ATTACKS, OBJECTIVES, PURIFIERS
-from experiments.matrix import cells, export, plan, spelled
+from experiments.matrix import cells, export, plan, spelled, strips
 from experiments.matrix.plan import Matrix
 from experiments.matrix.sets import Machine, Sets, Subject, is_random
 from experiments.settings import describe
@@ -128,8 +129,8 @@ def _mos(config: Config, images: list[str]) -> dict[str, float] | None:
 
 
 def _write(config: Config, matrix: Matrix, sets: Sets, mos: dict[str, float] | None) -> list[dict[str, Any]]:
-    """Write the tables of all cells."""
-    rows = []
+    """Write the tables of all cells, pictures, figures and the page."""
+    rows, gains = [], {}
     for cell in matrix.cells():
         found = cells.table(sets, cell, matrix, mos)
         lines = zip(found.images, *(found.columns[column] for column in cells.PER_IMAGE[1:]))
@@ -137,18 +138,30 @@ def _write(config: Config, matrix: Matrix, sets: Sets, mos: dict[str, float] | N
         if config.format == "msu":
             export.write_msu(sets.out / "msu" / f"{cell.folder}.csv", found)
         rows.append(cells.row(sets, cell, found))
+        gains[cell] = rows[-1]["both_defended_abs_gain"]
     columns = cells.columns_of(cells.scores_of(0.0, 1.0))
     ledger.write_rows(sets.out / "cells.csv", columns, ([row[column] for column in columns] for row in rows))
     times = ((one.text, float(np.median(sets.times(one).numbers("purify_seconds")))) for one in matrix.purifiers)
     ledger.write_rows(sets.out / "times.csv", ("purifier", "mean_time"), times)
+    strips.write_strips(sets, matrix, gains)
+    _draw(sets.out)
     return rows
+
+
+def _draw(out: Path) -> None:
+    """Write figures and the page, from the tables."""
+    from experiments import report  # matplotlib imports much
+    from experiments.pages import matrix_figures
+
+    matrix_figures.write_figures(out)
+    report.write_report(out)
 
 
 def main(config: Config) -> int:
     """Run a benchmark, and say what it found."""
     rows = run(config)
     if rows:
-        print(f"{len(rows)} cells; see {config.out}/cells.csv")
+        print(f"{len(rows)} cells; see {config.out}/report.html and cells.csv")
     return 0
 
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -118,6 +119,11 @@ def format_cell(value: Any) -> str:
     if value is None or (isinstance(value, (float, np.floating)) and math.isnan(value)):
         return ""
     return f"{value:.6f}" if isinstance(value, (float, np.floating)) else str(value)
+
+
+def folder_name(text: str) -> str:
+    """What a flag says, such as ``ifgsm:epsilon=8/255``, as the name of a folder."""
+    return re.sub(r"[^\w.=+-]", "_", text)
 
 
 def adversarial_name(image: str, images: Iterable[str]) -> str:

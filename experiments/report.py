@@ -2,9 +2,9 @@
 
 python -m experiments.report --run=out/attack
 
-Writes report.html into the folder of an attack, a scoring run, a rank attack or a search for targets, in about half a
-second for each image in the gallery. The same folder always gives the same bytes: the page holds no date or time of its
-own.
+Writes report.html into the folder of an attack, a scoring run, a rank attack, a search for targets or a benchmark of
+defenses, in about half a second for each image in the gallery. The same folder always gives the same bytes: the page
+holds no date or time of its own.
 """
 
 import math
@@ -17,9 +17,9 @@ import jinja2
 import numpy as np
 
 from experiments import cli
-from experiments.pages import ranking, run_files
+from experiments.pages import benchmark, ranking, run_files
 from experiments.pages.gallery import GAIN, make_cards
-from experiments.pages.run_files import RANK_ATTACK, RANK_TARGETS, SCORING, Run
+from experiments.pages.run_files import BENCHMARK, RANK_ATTACK, RANK_TARGETS, SCORING, Run
 from weights_convert.store import write_atomic
 
 
@@ -27,7 +27,9 @@ from weights_convert.store import write_atomic
 class Config:
     """Settings of the page."""
 
-    run: str = cli.flag(cli.REQUIRED, "Folder of an attack_images, score_images, rank_attack or rank_targets run.")
+    run: str = cli.flag(
+        cli.REQUIRED, "Folder of a run of attack_images, score_images, rank_attack, rank_targets or benchmark."
+    )
     out: str = cli.flag("", "File to write; by default report.html in the run folder.")
     max_gallery: int = cli.flag(60, "Images to embed at most; one takes up to a megabyte.")
 
@@ -36,7 +38,7 @@ def write_report(run_dir: Path, out: Path | None = None, max_gallery: int = 60) 
     """Write the page of a run folder.
 
     Args:
-      run_dir: folder of an attack, a scoring run, a rank attack or a search for targets.
+      run_dir: folder of an attack, a scoring run, a rank attack, a search for targets or a benchmark.
       out: the file to write; `report.html` in the run folder when not given.
       max_gallery: how many images the gallery embeds at most.
 
@@ -49,9 +51,7 @@ def write_report(run_dir: Path, out: Path | None = None, max_gallery: int = 60) 
     if max_gallery < 0:
         raise cli.UserError(f"--max_gallery={max_gallery} is negative; give 0 for a page without pictures")
     run = run_files.read_run(run_dir)
-    has_summary = run.kind != SCORING or (run_dir / "summary.json").exists()
-    summary = run_files.read_json(run_dir / "summary.json", run.kind) if has_summary else {}
-    page = _targets_page(run, summary) if run.kind == RANK_TARGETS else _images_page(run, summary, max_gallery)
+    page = _PAGES.get(run.kind, _images_page)(run, max_gallery)
     out = out or run_dir / "report.html"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,9 @@ def write_report(run_dir: Path, out: Path | None = None, max_gallery: int = 60) 
     return out
 
 
-def _images_page(run: Run, summary: dict[str, Any], max_gallery: int) -> str:
+def _images_page(run: Run, max_gallery: int) -> str:
+    has_summary = run.kind != SCORING or (run.folder / "summary.json").exists()
+    summary = _summary(run) if has_summary else {}
     rows = run_files.read_rows(run)
     cards = make_cards(run, rows, max_gallery)
     scores = [v for row in rows for k, v in row.numbers.items() if k.startswith("score") and math.isfinite(v)]
@@ -86,9 +88,23 @@ def _images_page(run: Run, summary: dict[str, Any], max_gallery: int) -> str:
     )
 
 
-def _targets_page(run: Run, summary: dict[str, Any]) -> str:
+def _targets_page(run: Run, max_gallery: int) -> str:
+    summary = _summary(run)
     table = ranking.read_target_table(run, summary)
     return _render("targets.html.j2", config=run.config, summary=summary, table=table)
+
+
+def _benchmark_page(run: Run, max_gallery: int) -> str:
+    found = benchmark.read_benchmark(run, max_gallery)
+    images = int(max((cell.numbers["images"] for cell in found.cells), default=0))
+    return _render("benchmark.html.j2", config=run.config, benchmark=found, images=images, gain=GAIN)
+
+
+_PAGES = {RANK_TARGETS: _targets_page, BENCHMARK: _benchmark_page}
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    return run_files.read_json(run.folder / "summary.json", run.kind)
 
 
 def _render(template: str, **context: Any) -> str:

@@ -69,6 +69,28 @@ def test_there_is_a_cell_for_each_combination(whole):
     assert [row["purifier"] for row in rows(whole / "times.csv")] == ["flip", quantised, noise]
 
 
+def test_a_page_shows_what_each_purifier_is_worth(whole, photographs):
+    """It is made of what the run left; its pictures are what the purifier makes of attacked images."""
+    html = (whole / "report.html").read_text(encoding="utf-8")
+    assert "What attacks that know the purifier leave of the defense" in html
+    assert len(list((whole / "figures").glob("*.svg"))) == len(list((whole / "figures").glob("*.png"))) == 6
+    strips = {(row["purifier"], row["adaptive"]): row for row in rows(whole / "strips.csv")}
+    assert list(strips)[:2] == [("flip", "0"), ("flip", "1")]
+    assert len(strips) == 6
+    for row in (strips["flip", "0"], strips["flip", "1"]):
+        attacked, purified = (records.load_image(whole / row[name]) for name in ("adversarial", "purified"))
+        np.testing.assert_array_equal(purified, attacked[::-1, ::-1])
+        assert not np.array_equal(attacked, records.load_image(photographs[0] / row["image"]))
+    noisy = strips["random_noise:sigma=0.05", "1"]
+    table = rows(whole / "cells" / "tinyiqa" / IFGSM / "random_noise_sigma=0.05" / "adaptive.csv")
+    expected = next(float(row["psnr_defended_attacked"]) for row in table if row["image"] == noisy["image"])
+    clean, purified = (
+        from_uint8(jnp.asarray(records.load_image(path)[None]))
+        for path in (photographs[0] / noisy["image"], whole / noisy["purified"])
+    )
+    assert float(fidelity.psnr(clean, purified)[0]) == pytest.approx(expected, abs=0.1)  # up to rounding to 8 bits
+
+
 def test_tables_say_what_the_library_says(whole, photographs):
     """A cell of a purifier that draws, from the files alone."""
     subject = load_models("tinyiqa:embedded", 0)["tinyiqa"]
@@ -135,6 +157,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_tables(whole, photographs, 
     out = tmp_path / "again"
     config = Config(images=str(folder), mos=str(mos), out=str(out), **SETTINGS)
     calls, attack = [], attacking._attack
+    monkeypatch.setattr(benchmark, "_draw", lambda out: None)  # the page follows from the tables
 
     def counted(last):
         def run(*arguments):

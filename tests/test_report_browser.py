@@ -1,25 +1,17 @@
-"""The page in a real browser: headless Chromium, driven over the WebDriver protocol with the standard library."""
+"""The page in a real browser: dividers, sorting, filtering, charts, narrow screens, and contrast."""
 
-import base64
-import io
 import json
 import re
-import shutil
-import subprocess
-from urllib import error, request
 
 import numpy as np
 import pytest
+from browser import needs_browser, started
 from PIL import Image
 
 from experiments.ledger import ATTACK_COLUMNS
 from experiments.report import write_report
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # key of an element reference in the protocol
-
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium or google-chrome, or no chromedriver")
+pytestmark = needs_browser
 
 ROWS = [  # name, clean score, adversarial score, L-infinity, PSNR, SSIM
     ("a.png", 70, 60, 3, "inf", 0.99),
@@ -30,71 +22,10 @@ ROWS = [  # name, clean score, adversarial score, L-infinity, PSNR, SSIM
 BLACK, WHITE = (10, 10, 10), (240, 240, 240)
 
 
-class Browser:
-    """As much of a WebDriver client as these tests need."""
-
-    def __init__(self, port):
-        self.base = f"http://127.0.0.1:{port}"
-        switches = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        wanted = {"goog:chromeOptions": {"binary": CHROMIUM, "args": switches}, "goog:loggingPrefs": {"browser": "ALL"}}
-        session = self.call("POST", "/session", capabilities={"alwaysMatch": wanted})
-        self.base += f"/session/{session['sessionId']}"
-
-    def call(self, method, path, **body):
-        data = json.dumps(body).encode() if method == "POST" else None
-        message = request.Request(self.base + path, data, {"Content-Type": "application/json"}, method=method)
-        try:
-            with request.urlopen(message, timeout=60) as answer:
-                return json.load(answer)["value"]
-        except error.HTTPError as refusal:
-            raise RuntimeError(json.load(refusal)["value"]["message"]) from refusal
-
-    def js(self, script, *arguments):
-        return self.call("POST", "/execute/sync", script=script, args=list(arguments))
-
-    def devtools(self, command, **parameters):
-        return self.call("POST", "/goog/cdp/execute", cmd=command, params=parameters)
-
-    def media(self, scheme):
-        """Light or dark, and without transitions, so that there is nothing to wait for."""
-        pairs = (("prefers-color-scheme", scheme), ("prefers-reduced-motion", "reduce"))
-        self.devtools("Emulation.setEmulatedMedia", features=[{"name": n, "value": v} for n, v in pairs])
-
-    def size(self, width, height):
-        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-        self.devtools("Emulation.setDeviceMetricsOverride", **screen)
-        self.js("return new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
-
-    def on(self, selector, action, **body):
-        """`click`, or `value` with the text to type."""
-        element = self.call("POST", "/element", using="css selector", value=selector)[ELEMENT]
-        self.call("POST", f"/element/{element}/{action}", **body)
-
-    def drag(self, *points):
-        """Press at the first point of the viewport, move through the others, release."""
-        first, *others = [{"type": "pointerMove", "x": round(x), "y": round(y)} for x, y in points]
-        steps = [first, {"type": "pointerDown", "button": 0}, *others, {"type": "pointerUp", "button": 0}]
-        self.call("POST", "/actions", actions=[{"type": "pointer", "id": "mouse", "actions": steps}])
-
-    def screenshot(self):
-        return np.asarray(Image.open(io.BytesIO(base64.b64decode(self.call("GET", "/screenshot")))).convert("RGB"))
-
-    def shown(self):
-        """First letters of the file names in the gallery."""
-        names = self.js("return [...document.querySelectorAll('.card:not([hidden])')].map(c => c.ariaLabel)")
-        return "".join(name.split("/")[-1][0] for name in names)
-
-
 @pytest.fixture(scope="module")
 def session():
-    with subprocess.Popen([DRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as driver:
-        try:
-            port = next(m[1] for m in (re.search(r"on port (\d+)\.", line) for line in driver.stdout) if m)
-            browser = Browser(port)
-            yield browser
-            browser.call("DELETE", "")
-        finally:
-            driver.terminate()
+    with started() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -117,12 +48,15 @@ def page(tmp_path_factory):
 
 @pytest.fixture
 def browser(session, page):
-    session.media("light")
-    session.call("POST", "/url", url="about:blank")
-    session.call("POST", "/url", url=page)
-    session.size(1200, 900)
+    session.fresh(page)
     yield session
-    assert session.call("POST", "/se/log", type="browser") == []
+    assert session.complaints() == []
+
+
+def shown(browser):
+    """First letters of the file names in the gallery."""
+    names = browser.js("return [...document.querySelectorAll('.card:not([hidden])')].map(c => c.ariaLabel)")
+    return "".join(name.split("/")[-1][0] for name in names)
 
 
 def stage_box(browser):
@@ -173,21 +107,21 @@ SORTED = {
 @pytest.mark.parametrize("key", SORTED)
 def test_sorting_both_ways(browser, key):
     browser.on(f"#sort option[value={key}]", "click")
-    down = browser.shown()
+    down = shown(browser)
     browser.on("#direction", "click")
-    assert (browser.shown(), down) == SORTED[key]
+    assert (shown(browser), down) == SORTED[key]
 
 
 def test_filtering(browser):
     browser.on("#filter", "value", text="c<1")
-    assert browser.shown() == "C"
+    assert shown(browser) == "C"
     assert browser.js("return document.querySelector('#shown').textContent") == "1 shown"
     browser.on("#filter", "value", text="nothing")
-    assert browser.shown() == ""
+    assert shown(browser) == ""
     assert browser.js("return !document.querySelector('#nothing').hidden")
     browser.js("document.querySelector('.controls').reset()")
     browser.on("#side option[value=lowered]", "click")
-    assert browser.shown() == "a"
+    assert shown(browser) == "a"
 
 
 def test_difference_toggles(browser):
@@ -212,7 +146,7 @@ def test_points_name_and_reach_their_cards(browser):
     browser.on("#filter", "value", text="nothing like it")
     browser.on(".point:last-of-type circle", "click")
     assert browser.js("return document.querySelector('.card:target').ariaLabel") == "a.png"
-    assert len(browser.shown()) == 4
+    assert len(shown(browser)) == 4
 
 
 def test_charts(browser):

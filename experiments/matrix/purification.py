@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt8
+from jaxtyping import Array, UInt8, UInt32
 
 from experiments import ledger, loading, pipeline, records
 from experiments.batch_sizes import BatchSizes
@@ -17,7 +17,7 @@ from nriqa_jax.image import from_uint8
 from nriqa_jax.metrics import fidelity
 from nriqa_jax.parallel import Replicas, call
 from nriqa_jax.resize import resize_torch
-from nriqa_jax.types import Images, Purified, Purifier, ScoreFn
+from nriqa_jax.types import Images, Keys, Purified, Purifier, ScoreFn
 
 TIME_COLUMNS = ("image", "purify_seconds")
 
@@ -72,9 +72,6 @@ def columns(models: Sequence[str], pairs: bool) -> tuple[str, ...]:
 def purify_set(job: Job, replicas: Replicas, models: Sequence[str], sizes: BatchSizes, out: Path) -> ledger.Table:
     """Purify and score the images that ``out/rows.csv`` lacks.
 
-    The purifier draws by a key of each image, the same for the clean image and all attacked versions of it, as in the
-    MSU benchmark; no attack knows it.
-
     Args:
       job: the set.
       replicas: a `Behind` on all devices.
@@ -85,12 +82,11 @@ def purify_set(job: Job, replicas: Replicas, models: Sequence[str], sizes: Batch
     table = ledger.Table(out / "rows.csv", columns(models, job.pairs))
     times = ledger.Table(out / "times.csv", TIME_COLUMNS)
     timings = ledger.Table(out / "timings.csv", pipeline.TIMING_COLUMNS)
-    key = jax.random.fold_in(jax.random.key(job.seed), 1)  # attacks have the keys of the seed itself
     seen: set[tuple[int, ...]] = set()
 
     def work(batch: loading.Batch) -> pipeline.Cells:
         behind = replicas.on(batch.devices)
-        keys = pipeline.image_keys(key, batch.send(replicas, pipeline.image_numbers(batch.names)))
+        keys = defender_keys(job.seed, batch.send(replicas, pipeline.image_numbers(batch.names)))
         rows = batch.rows
         if job.files is not None:
             rows = batch.send(replicas, _read([job.files[name] for name in batch.names]))
@@ -110,6 +106,14 @@ def purify_set(job: Job, replicas: Replicas, models: Sequence[str], sizes: Batch
 
     pipeline.Rows(job.images, [table, times, timings], sizes, replicas, out).fill(work)
     return table
+
+
+def defender_keys(seed: int, numbers: UInt32[Array, " n"]) -> Keys:
+    """The keys that purifiers draw by: the same for a clean image and its attacked versions, as in the MSU benchmark.
+
+    No attack knows them: attacks have the keys of the seed itself.
+    """
+    return pipeline.image_keys(jax.random.fold_in(jax.random.key(seed), 1), numbers)
 
 
 def _read(paths: Sequence[Path]) -> UInt8[np.ndarray, "images height width 3"]:

@@ -107,6 +107,14 @@ class Sets(NamedTuple):
         folder, names = self.out / source.folder / "adversarial", ledger.adversarial_names(self.images.names)
         return {name: folder / names[name] for name in self.images.names}
 
+    def pictures(self, source: Source, purifier: Spelled) -> dict[str, Path]:
+        """Where pictures of purified images of a set are kept, of the few that are."""
+        folder, names = (
+            self._purified_folder(source, purifier) / "pictures",
+            ledger.adversarial_names(self.images.names),
+        )
+        return {name: folder / names[name] for name in self.images.names}
+
     def _attack(self, source: Source) -> None:
         assert source.model is not None
         assert source.attack is not None

@@ -3,11 +3,10 @@
 import ast
 import dataclasses
 import inspect
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, get_args
 
-from experiments import attack_flags, attack_images, listed, settings
+from experiments import attack_flags, attack_images, ledger, listed, settings
 from experiments.catalog import PURIFIERS
 from experiments.errors import UserError
 from nriqa_jax.defenses.purifier import Purification
@@ -30,7 +29,7 @@ class Spelled(NamedTuple):
     @property
     def folder(self) -> str:
         """The text as a name of a folder."""
-        return re.sub(r"[^\w.=+-]", "_", self.text)
+        return ledger.folder_name(self.text)
 
 
 def read(flag: str, text: str, table: Iterable[str]) -> list[Spelled]:

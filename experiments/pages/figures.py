@@ -18,9 +18,8 @@ from experiments.pages import ranking_files
 from experiments.pages.frontier import Mark, frontier_figure, marks
 from experiments.pages.ranking_files import Interval, Method, Targets
 from experiments.pages.run_files import RANK_ATTACK, RANK_TARGETS, Run, read_run
-from experiments.pages.style import BAND, COLOURS, INK, MANY, SOFT, WIDTH, colours, styled, to_svg
+from experiments.pages.style import BAND, COLOURS, INK, MANY, SOFT, WIDTH, colours, save, styled
 from nriqa_jax.metrics import correlation
-from weights_convert.store import write_atomic
 
 
 class Panel(NamedTuple):
@@ -182,10 +181,4 @@ def write_figures(run_dir: Path) -> list[Path]:
     Raises:
       UserError: when it is another run, or a table is missing or damaged.
     """
-    files = {
-        run_dir / "figures" / f"{name}.svg": to_svg(figure) for name, figure in make_figures(read_run(run_dir)).items()
-    }
-    for path, content in files.items():
-        path.parent.mkdir(exist_ok=True)
-        write_atomic(path, content)
-    return list(files)
+    return save(run_dir / "figures", make_figures(read_run(run_dir)))

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,27 +49,42 @@ def make_cards(run: Run, rows: Sequence[Row], limit: int) -> list[Card]:
 
 def make_card(row: Row, clean: Path, adversarial: Path | None) -> Card:
     """Embed the pictures of one image; what cannot be shown is said in the notes."""
-    pictures: dict[str, np.ndarray] = {}
-    notes = []
-    for name, path in (("clean", clean), ("adversarial", adversarial)):
-        if path is None:
-            continue
-        try:
-            pictures[name] = records.load_image(path)
-        except records.ImageError as error:
-            notes.append(f"The {name} image {error if path.exists() else 'is no longer there'}.")
+    pictures, notes = read_pictures({"clean": clean} | ({"adversarial": adversarial} if adversarial else {}))
     if len(pictures) == 2 and pictures["clean"].shape != pictures["adversarial"].shape:
         notes.append("The clean image no longer has the size that was attacked.")
         del pictures["clean"]
     if len(pictures) == 2:
-        change = pictures["adversarial"].astype(int) - pictures["clean"]
-        pictures["difference"] = np.clip(128 + GAIN * change, 0, 255).astype(np.uint8)
-        if abs(np.abs(change).max() - row.numbers["linf_255"]) > 0.5:
-            notes.append(f"The two files differ by {np.abs(change).max()}/255: one has changed since the run.")
+        pictures["difference"] = difference(pictures["clean"], pictures["adversarial"])
+        change = np.abs(pictures["adversarial"].astype(int) - pictures["clean"]).max()
+        if abs(change - row.numbers["linf_255"]) > 0.5:
+            notes.append(f"The two files differ by {change}/255: one has changed since the run.")
     height, width = next(iter(pictures.values())).shape[:2] if pictures else (3, 4)
-    scale = min(1.0, LONG_SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    size = fitted((width, height), LONG_SIDE)
     return Card(row, {name: picture_uri(p, size) for name, p in pictures.items()}, (width, height), size, notes)
+
+
+def read_pictures(paths: Mapping[str, Path]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The pictures that can be read, by name, and a sentence for each of the others."""
+    pictures: dict[str, np.ndarray] = {}
+    notes = []
+    for name, path in paths.items():
+        try:
+            pictures[name] = records.load_image(path)
+        except records.ImageError as error:
+            notes.append(f"The {name} image {error if path.exists() else 'is no longer there'}.")
+    return pictures, notes
+
+
+def difference(clean: np.ndarray, adversarial: np.ndarray) -> np.ndarray:
+    """The change by an attack, `GAIN` times as large, about mid-grey."""
+    return np.clip(128 + GAIN * (adversarial.astype(int) - clean), 0, 255).astype(np.uint8)
+
+
+def fitted(size: tuple[int, int], long_side: int) -> tuple[int, int]:
+    """Width and height made smaller, where needed, so that the longer one is at most this."""
+    scale = min(1.0, long_side / max(size))
+    width, height = size
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def picture_uri(pixels: np.ndarray, size: tuple[int, int]) -> str:

@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.pages import figures, ranking_files
-from experiments.pages.gallery import data_uri
 from experiments.pages.ranking_files import Method, Targets
 from experiments.pages.run_files import Run
-from experiments.pages.style import to_svg
+from experiments.pages.style import Picture, picture
 
 _COMPARED = {  # in summary.json of rank_targets
     "targets_and_scores": "Targets and scores",
@@ -22,15 +21,6 @@ _ALTS = {
     "ranks": "Rank by clean score against rank by reached score",
     "trace": "Agreement, variance, squared change and loss over the steps of stage one",
 }
-
-
-class Picture(NamedTuple):
-    """A figure of the page, with its size in pixels."""
-
-    uri: str
-    width: int
-    height: int
-    alt: str
 
 
 class Ranking(NamedTuple):
@@ -97,7 +87,6 @@ def _describe(method: Method) -> str:
 def _pictures(run: Run, findings: Sequence[str]) -> dict[str, Picture]:
     pictures = {}
     for name, figure in figures.make_figures(run).items():
-        width, height = (round(96 * inches) for inches in figure.get_size_inches())
         alt = ": ".join(filter(None, [_ALTS[name], "; ".join(findings) if name == "frontier" else ""]))
-        pictures[name] = Picture(data_uri("image/svg+xml", to_svg(figure)), width, height, alt)
+        pictures[name] = picture(figure, alt)
     return pictures

@@ -1,30 +1,22 @@
 """The tables of a rank attack: methods, targets, and stage one's trace and frontier.
 
-An empty cell is a number that does not exist, NaN here: without subjective scores there are no correlations with them,
-and some methods have no targets.
+Numbers that do not exist are NaN: without subjective scores there are no correlations with them, and some methods have
+no targets.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
-from experiments.errors import UserError
-from experiments.pages.run_files import RANK_ATTACK, Run, read_lines
+from experiments.pages.columns import Columns, Interval
+from experiments.pages.run_files import RANK_ATTACK, Run
 
 MEASURES = ("srocc", "krocc", "plcc", "mae", "rmse", "r_log10", "mos_srocc", "mos_krocc", "mos_plcc")
 TRACE = ("step", "agreement", "variance", "error", "loss")
 _METHOD_NUMBERS = ("gradients", "forwards", "images", "linf_255")
 _ENDS = ("", "_low", "_high")
-
-
-class Interval(NamedTuple):
-    """A number with its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Method(NamedTuple):
@@ -63,14 +55,14 @@ class Point(NamedTuple):
 def read_methods(run: Run) -> list[Method]:
     """Read ``methods.csv``."""
     measures = [name + end for name in MEASURES for end in _ENDS]
-    table = _Columns(run, "methods.csv", ("method", "label", "role", *_METHOD_NUMBERS, *measures))
+    table = Columns(run, "methods.csv", ("method", "label", "role", *_METHOD_NUMBERS, *measures))
     texts = (table.texts(name) for name in ("method", "label", "role"))
     numbers = (table.numbers(name).tolist() for name in _METHOD_NUMBERS)
     found = (dict(zip(MEASURES, row)) for row in zip(*(_intervals(table, name) for name in MEASURES)))
     return list(map(Method._make, zip(*texts, *numbers, found)))
 
 
-def _intervals(table: "_Columns", name: str) -> list[Interval]:
+def _intervals(table: Columns, name: str) -> list[Interval]:
     return list(map(Interval._make, zip(*(table.numbers(name + end).tolist() for end in _ENDS))))
 
 
@@ -83,7 +75,7 @@ def best(methods: Iterable[Method], role: str) -> Method | None:
 def read_targets(run: Run) -> Targets:
     """Read ``targets.csv``; that of rank_targets has targets of one method, called ``sma`` here."""
     several = run.kind == RANK_ATTACK
-    table = _Columns(run, "targets.csv", ("image", "score", "mos", *(("low", "high") if several else ("target",))))
+    table = Columns(run, "targets.csv", ("image", "score", "mos", *(("low", "high") if several else ("target",))))
     methods = [name.removeprefix("reached_") for name in table.names if name.startswith("reached_")]
     targets = {name: f"target_{name}" for name in methods} if several else {"sma": "target"}
     return Targets(
@@ -99,37 +91,11 @@ def read_targets(run: Run) -> Targets:
 
 def read_trace(run: Run) -> dict[str, np.ndarray]:
     """Read the columns of ``trace.csv``."""
-    table = _Columns(run, "trace.csv", TRACE)
+    table = Columns(run, "trace.csv", TRACE)
     return {name: table.numbers(name) for name in TRACE}
 
 
 def read_frontier(run: Run) -> list[Point]:
     """Read ``frontier.csv``."""
-    table = _Columns(run, "frontier.csv", ("family", "srocc", "mae"))
+    table = Columns(run, "frontier.csv", ("family", "srocc", "mae"))
     return [Point(*cells) for cells in zip(table.texts("family"), table.numbers("srocc"), table.numbers("mae"))]
-
-
-class _Columns:
-    """A table by columns."""
-
-    def __init__(self, run: Run, name: str, required: Sequence[str]) -> None:
-        self._source, self._remedy = run.folder / name, run.remedy
-        self._lines = list(read_lines(run, name, required))
-        self.names = list(self._lines[0][1]) if self._lines else list(required)
-        for number, line in self._lines:
-            if None in line or None in line.values():
-                raise UserError(f"{self._source}, line {number}, has not as many cells as the header; {self._remedy}")
-
-    def texts(self, name: str) -> list[str]:
-        return [line[name] for _, line in self._lines]
-
-    def numbers(self, name: str) -> np.ndarray:
-        """Numbers of a column, NaN for empty cells; all are, where the column does not exist."""
-        return np.array([self._number(number, line.get(name, ""), name) for number, line in self._lines], float)
-
-    def _number(self, number: int, cell: str, name: str) -> float:
-        try:
-            return float(cell or "nan")
-        except ValueError as error:
-            fault = f"has {cell!r} instead of a number as {name}"
-            raise UserError(f"{self._source}, line {number}, {fault}; {self._remedy}") from error

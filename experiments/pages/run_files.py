@@ -29,6 +29,7 @@ ATTACK = Kind("attack_images", "rows.csv", ledger.ATTACK_COLUMNS[5:], _SHOWN)
 SCORING = Kind("score_images", "scores.csv", ledger.SCORE_COLUMNS[5:], ("score",))
 RANK_ATTACK = ATTACK._replace(script="rank_attack")
 RANK_TARGETS = Kind("rank_targets", "targets.csv")
+BENCHMARK = Kind("benchmark", "cells.csv")
 
 
 class Run(NamedTuple):
@@ -66,14 +67,15 @@ def read_run(run_dir: Path) -> Run:
 
 def find_kind(run_dir: Path) -> Kind:
     """Tell by the tables in the folder which script wrote it."""
-    for kind in (ATTACK, SCORING, RANK_TARGETS):
+    for kind in (ATTACK, SCORING, RANK_TARGETS, BENCHMARK):
         if (run_dir / kind.table).is_file():
             return RANK_ATTACK if kind is ATTACK and (run_dir / "methods.csv").is_file() else kind
     fault = "is not a run folder" if run_dir.is_dir() else "does not exist"
     raise UserError(
         f"--run={run_dir} {fault}; expected is a folder with rows.csv (python -m experiments.attack_images "
         f"--out={run_dir} writes it, and so does rank_attack), scores.csv (python -m experiments.score_images "
-        f"--out={run_dir}) or targets.csv (python -m experiments.rank_targets --out={run_dir})"
+        f"--out={run_dir}), targets.csv (python -m experiments.rank_targets --out={run_dir}) or cells.csv (python -m "
+        f"experiments.benchmark --out={run_dir})"
     )
 
 

@@ -4,14 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 
-from experiments.pages.style import INK, WIDTH, styled
-
-_COLOURS = "PuOr"  # orange below 0, purple above: they stay apart for colour-blind readers
-_DARK = 0.5  # luminance below which numbers are white
+from experiments.pages.style import SIGNED, WIDTH, label_cells, styled
 
 
 @styled
@@ -28,21 +23,11 @@ def transfer_figure(models: Sequence[str], rows: Sequence[Mapping[str, Any]]) ->
     for ax, (column, title, form) in zip(figure.subplots(1, 2), panels):
         values = np.array([float(row[column]) for row in rows]).reshape(side, side)
         limit = 1.0 if column == "srocc" else max(float(np.nanmax(np.abs(values), initial=0.0)), 1e-9)
-        drawn = ax.imshow(values, cmap=_COLOURS, vmin=-limit, vmax=limit, aspect="auto")
-        _label(ax, drawn, values, form)
+        drawn = ax.imshow(values, cmap=SIGNED, vmin=-limit, vmax=limit, aspect="auto")
+        label_cells(ax, drawn, values, form)
         ax.set_xticks(range(side), models, rotation=30, ha="right", rotation_mode="anchor")
         ax.set_yticks(range(side), models)
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
         ax.set(title=title, xlabel="scored by", ylabel="attacked")
     return figure
-
-
-def _label(ax: Axes, drawn: AxesImage, values: np.ndarray, form: str) -> None:
-    """A number in each cell, black or white by what it stands on."""
-    for (row, column), value in np.ndenumerate(values):
-        known = np.isfinite(value)
-        red, green, blue, _ = drawn.to_rgba(value) if known else (1.0, 1.0, 1.0, 1.0)
-        dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < _DARK
-        text = form.format(value) if known else "none"
-        ax.text(column, row, text, ha="center", va="center", color="white" if dark else INK)

@@ -1,9 +1,7 @@
 // Charts, drawn from the table of all images at the width they get, so that text keeps its size on a phone.
-'use strict';
-
 const rows = [...document.querySelectorAll('#rows tbody tr')].map(row => ({
   row, id: row.id, name: row.dataset.name,
-  value: column => Number((row.dataset[column] ?? 'nan').replace('inf', 'Infinity').replace('nan', 'NaN')),
+  value: column => asNumber(row.dataset[column]),
   text: column => row.cells[columns.indexOf(column) + 1].textContent,
 }));
 const columns = [...Object.keys(document.querySelector('#rows tbody tr')?.dataset ?? {})].filter(key => key !== 'name');

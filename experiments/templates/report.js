@@ -50,16 +50,11 @@
 
   const sort = () => {
     const key = find('sort').value, sign = find('direction').dataset.direction === 'ascending' ? 1 : -1;
-    const compare = (a, b) => a < b ? -1 : a > b ? 1 : 0;
     const value = card => {
       const row = rowOf.get(card);
       return key === 'name' ? row.name : key === 'size' ? Math.abs(row.value('change')) : row.value(key);
     };
-    const keyed = cards.map(card => [value(card), rowOf.get(card).name, card]);
-    // What is not a number comes last in both directions; ties go by name.
-    keyed.sort(([a, nameA], [b, nameB]) =>
-      Number.isNaN(a) - Number.isNaN(b) || sign * compare(a, b) || compare(nameA, nameB));
-    document.querySelector('.grid').append(...keyed.map(([, , card]) => card));
+    document.querySelector('.grid').append(...inOrder(cards, value, card => rowOf.get(card).name, sign));
   };
 
   const filter = () => {
