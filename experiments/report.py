@@ -8,17 +8,16 @@ own.
 """
 
 import math
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from experiments import cli
 from experiments.pages import ranking, run_files
 from experiments.pages.gallery import GAIN, make_cards
+from experiments.pages.rendering import render
 from experiments.pages.run_files import RANK_ATTACK, RANK_TARGETS, SCORING, Run
 from weights_convert.store import write_atomic
 
@@ -68,7 +67,7 @@ def _images_page(run: Run, summary: dict[str, Any], max_gallery: int) -> str:
     score_range = (run.config.get("model") or {}).get("score_range") or [None]
     score_range = None if None in score_range else score_range  # JSON has null for an open end
     low, high = score_range or (min(scores, default=0), max(scores, default=1))
-    return _render(
+    return render(
         "report.html.j2",
         kind=run.kind,
         columns=[*run.kind.shown, *(name for name in run.kind.numbers if name not in run.kind.shown)],
@@ -88,14 +87,7 @@ def _images_page(run: Run, summary: dict[str, Any], max_gallery: int) -> str:
 
 def _targets_page(run: Run, summary: dict[str, Any]) -> str:
     table = ranking.read_target_table(run, summary)
-    return _render("targets.html.j2", config=run.config, summary=summary, table=table)
-
-
-def _render(template: str, **context: Any) -> str:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["shell"] = lambda value: shlex.quote(str(value))
-    return environment.get_template(template).render(**context)
+    return render("targets.html.j2", config=run.config, summary=summary, table=table)
 
 
 def main(config: Config) -> int:
