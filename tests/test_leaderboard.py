@@ -145,7 +145,10 @@ def test_what_does_not_compare_has_boards_of_its_own(made, runs):
         f"{runs[1]} repeats 1 cells of runs before it, which count; gains differ by 0.0000 at most."
     ]
     assert boards[1].notes == [f"Not ranked with {runs[0]}: seed is 1 instead of 0."]
-    assert f"Not ranked with {runs[0]}: other clean scores, so other images." in boards[2].notes[0]
+    assert boards[2].notes == [
+        f"Not ranked with {runs[0]}: other clean scores, so other images.",
+        f"Not ranked with {runs[2]}: seed is 0 instead of 1.",
+    ]
     assert [len(ranking.standings) for ranking in boards[1].rankings] == [1]
 
 

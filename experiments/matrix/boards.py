@@ -94,21 +94,18 @@ class Board(NamedTuple):
 def make_boards(parts: Iterable[Part]) -> list[Board]:
     """Group what compares, and rank it."""
     groups: list[list[Part]] = []
-    apart: list[str] = []
+    notes: list[list[str]] = []
     for part in parts:
-        reasons = []
-        for group in groups:
-            reason = next(filter(None, (difference(other, part) for other in group)), "")
-            if not reason:
-                group.append(part)
-                break
-            reasons.append(f"Not ranked with {group[0].run}: {reason}." if group[0].model == part.model else "")
-        else:
-            groups.append([part])
-            apart.append(" ".join(filter(None, reasons)))
+        reasons = [next(filter(None, (difference(other, part) for other in group)), "") for group in groups]
+        if "" in reasons:
+            groups[reasons.index("")].append(part)
+            continue
+        apart = [(group[0], reason) for group, reason in zip(groups, reasons) if group[0].model == part.model]
+        groups.append([part])
+        notes.append([f"Not ranked with {first.run}: {reason}." for first, reason in apart])
     models = [group[0].model for group in groups]
     names = [f"{model}-{models[: i + 1].count(model)}" for i, model in enumerate(models)]
-    return [_board(name, group, [note] if note else []) for name, group, note in zip(names, groups, apart)]
+    return [_board(name, group, own) for name, group, own in zip(names, groups, notes)]
 
 
 def difference(first: Part, second: Part) -> str:
