@@ -2,16 +2,26 @@
 
 import csv
 import hashlib
+import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import attack_images, benchmark, build_attack_set, records
+from experiments import attack_images, attacking, benchmark, build_attack_set, records
 from experiments.build_attack_set import Config
+from experiments.errors import UserError
+from nriqa_jax.metrics import correlation
 
-SETTINGS = {"models": "tinyiqa:embedded", "attacks": "fgsm,ifgsm:steps=2:epsilon=8/255", "epsilons": "2/255, 4/255"}
+SETTINGS = {
+    "models": "tinyiqa:embedded",
+    "attacks": "fgsm,ifgsm:steps=2:epsilon=8/255",
+    "epsilons": "2/255, 4/255",
+    "batch_size": 2,
+}
+pytestmark = pytest.mark.xdist_group("attack sets")  # one set for all tests
 PARTS = ("fgsm_epsilon=2_255", "fgsm_epsilon=4_255", "ifgsm_steps=2_epsilon=8_255")
 NAMES = ("a.png", "b.bmp", "more/c.png")
 
@@ -19,6 +29,14 @@ NAMES = ("a.png", "b.bmp", "more/c.png")
 def rows(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples():
+    """Intervals of summaries, which take most of the time of a small run, are not what is tested here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(correlation, "bootstrap_interval", partial(correlation.bootstrap_interval, resamples=10))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -68,24 +86,25 @@ def test_the_manifest_lists_every_file(whole, photographs):
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_manifest(whole, photographs, tmp_path, monkeypatch):
     config = Config(images=str(photographs), out=str(tmp_path / "again"), **SETTINGS)
-    calls, attack = [], attack_images.run
+    calls, attack, whole_run = [], attacking._attack, attack_images.run
 
-    def counted(last):
-        def run(own):
-            calls.append(own.out)
-            if len(calls) == last:
-                raise KeyboardInterrupt
-            return attack(own)
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return attack(*arguments)
 
-        return run
+    def counted(own):
+        calls.append(own.out)
+        return whole_run(own)
 
     with monkeypatch.context() as patch:
-        patch.setattr(attack_images, "run", counted(2))
+        patch.setattr(attacking, "_attack", interrupted)
         with pytest.raises(KeyboardInterrupt):
             build_attack_set.run(config)
     assert len(rows(tmp_path / "again" / "manifest.csv")) == len(NAMES)
     calls.clear()
-    monkeypatch.setattr(attack_images, "run", counted(9))
+    monkeypatch.setattr(attack_images, "run", counted)
     build_attack_set.run(config)
     assert [out.rpartition("/")[2] for out in calls] == list(PARTS[1:])
     assert (tmp_path / "again" / "manifest.csv").read_bytes() == (whole / "manifest.csv").read_bytes()
@@ -95,31 +114,44 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_manifest(whole, photographs
     assert (tmp_path / "again" / "manifest.csv").read_bytes() == (whole / "manifest.csv").read_bytes()
 
 
-def test_changes_are_named(script, refusal, copied, photographs, tmp_path):
-    code, printed, _ = script(build_attack_set, out=copied, verify=True)
-    assert (code, printed.startswith("9 attacked images and their sources are as ")) == (0, True)
+def test_changes_are_named(copied, photographs, tmp_path):
+    def refused(run, *arguments):
+        with pytest.raises(UserError) as found:
+            run(*arguments)
+        return str(found.value)
+
+    assert build_attack_set.check(copied).startswith("9 attacked images and their sources are as ")
     file = copied / "attacked" / "tinyiqa" / PARTS[1] / "adversarial" / "b.png"
     content = file.read_bytes()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    message = refusal(build_attack_set, out=copied, verify=True)
-    assert f"manifest.csv lists: {file} changed or is missing" in message
-    settings = {**SETTINGS, "images": photographs, "out": copied}
-    assert refusal(build_attack_set, **settings) == message
+    message = refused(build_attack_set.check, copied)
+    assert f"manifest.csv lists: {file} changed or is missing; restore" in message
+    config = Config(**SETTINGS, images=str(photographs), out=str(copied))
+    assert refused(build_attack_set.run, config) == message
     file.unlink()
-    assert refusal(build_attack_set, **settings) == message
+    assert refused(build_attack_set.run, config) == message
     file.write_bytes(content)
     table = copied / "attacked" / "tinyiqa" / PARTS[0] / "rows.csv"
     original = table.read_text()
     table.write_text(original.replace("b.bmp,ok,,32,32,", "b.bmp,ok,,32,32,9"))
-    assert f"lists: {table} changed" in refusal(build_attack_set, out=copied, verify=True)
+    assert f"lists: {table} changed" in refused(build_attack_set.check, copied)
     table.write_text(original)
     other = shutil.copytree(photographs, tmp_path / "other")
     shutil.copy(other / "a.png", other / "more" / "c.png")
-    assert f"lists: {other}/more/c.png changed" in refusal(build_attack_set, out=copied, images=other, verify=True)
+    assert f"lists: {other}/more/c.png changed" in refused(build_attack_set.check, copied, str(other))
+    moved = json.loads((copied / "config.json").read_text()) | {"images_root": str(tmp_path / "gone")}
+    (copied / "config.json").write_text(json.dumps(moved))
+    assert "9 attacked images and their scores (the sources are not at" in build_attack_set.check(copied)
 
 
-def test_a_benchmark_reads_a_set_as_it_would_make_it(whole, copied, photographs, tmp_path, refusal):
-    settings = {"models": "tinyiqa:embedded", "images": str(photographs), "purifiers": "flip", "adaptive": "none"}
+def test_a_benchmark_reads_a_set_as_it_would_make_it(whole, copied, photographs, tmp_path, refusal, capsys):
+    settings = {
+        "batch_size": 2,
+        "models": "tinyiqa:embedded",
+        "images": str(photographs),
+        "purifiers": "flip",
+        "adaptive": "none",
+    }
     settings |= {"attacks": "fgsm:epsilon=4/255"}
     tables = []
     for name, given in (("made", ""), ("read", str(whole))):
@@ -129,6 +161,7 @@ def test_a_benchmark_reads_a_set_as_it_would_make_it(whole, copied, photographs,
     assert tables[0] == tables[1]
     assert (tmp_path / "made" / "attacked" / "tinyiqa" / "fgsm_epsilon=4_255" / "adversarial").exists()
     assert not list((tmp_path / "read").rglob("*.png"))
+    capsys.readouterr()
 
     def refused(**others):
         return refusal(benchmark, **{**settings, "out": tmp_path / "no", "attack_set": copied, **others})
@@ -143,7 +176,10 @@ def test_a_benchmark_reads_a_set_as_it_would_make_it(whole, copied, photographs,
     assert "adversarial/a.png changed" in refused()
 
 
-def test_settings_that_do_not_fit_are_named(photographs, tmp_path, refusal):
+def test_settings_that_do_not_fit_are_named(copied, photographs, tmp_path, refusal, script):
+    code, printed, _ = script(build_attack_set, out=copied, verify=True)
+    assert (code, printed.startswith("9 attacked images and their sources are as ")) == (0, True)
+
     def refused(**others):
         return refusal(build_attack_set, **{**SETTINGS, "images": photographs, "out": tmp_path / "out", **others})
 
