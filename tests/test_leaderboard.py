@@ -114,7 +114,7 @@ def test_every_claim_follows_from_its_tables(made):
     for kind in ("unaware", "adaptive"):
         own = [claim for name, claim in ranks.items() if name.startswith(f"tinyiqa-1/{kind}/")]
         assert [claim["value"] for claim in own] == sorted(claim["value"] for claim in own)
-        assert [re.search(r"is (\d) of 3", claim["claim"])[1] for claim in own] == ["1", "2", "3"]
+        assert [re.search(r"ranks (\d) of 3", claim["claim"])[1] for claim in own] == ["1", "2", "3"]
     assert len({claim["name"] for claim in content["claims"]}) == len(content["claims"])
 
 

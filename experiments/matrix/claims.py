@@ -83,7 +83,7 @@ def _of_ranking(board: Board, ranking: Ranking) -> Iterator[Claim]:
         best.tables,
     )
     for one in ranking.standings:
-        sentence = f"{one.purifier} is {one.rank} of {count} under {attacks} attacks: {_text(one.gain)} is gained."
+        sentence = f"{one.purifier} ranks {one.rank} of {count} under {attacks} attacks: {_text(one.gain)} is gained."
         yield Claim(f"{head}/gain/{one.purifier}", board.name, sentence, one.gain, GAIN, one.tables)
     for one, following in zip(ranking.standings, ranking.standings[1:]):
         found, names = estimate(following.by_image - one.by_image), f"{one.purifier} and {following.purifier}"

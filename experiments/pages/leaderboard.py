@@ -103,7 +103,13 @@ def leaderboard_figure(rankings: Sequence[Ranking]) -> Figure:
         values = np.array([one.gain for one in ranking.standings])
         errors = np.nan_to_num(np.abs(values[:, 1:] - values[:, :1])).T
         places = np.array([names.index(one.purifier) for one in ranking.standings]) + offset
-        style = {"color": _COLOURS[label], "marker": _MARKERS[label], "ms": 4.5, "lw": 0, "elinewidth": 1.0}
+        style: dict[str, Any] = {
+            "color": _COLOURS[label],
+            "marker": _MARKERS[label],
+            "ms": 4.5,
+            "lw": 0,
+            "elinewidth": 1.0,
+        }
         ax.errorbar(values[:, 0], places, xerr=errors, label=f"{label} attacks", **style)
         ax.axvline(ranking.undefended.value, color=_COLOURS[label], lw=0.8, ls="--")
     ax.set_yticks(range(len(names)), names, color=INK)
