@@ -63,8 +63,8 @@ def run(config: Config) -> Built:
     runs = {
         Source(name, attack): _run_config(config, name, files[name], attack) for name in models for attack in attacks
     }
-    for source, own in runs.items():
-        attack_images.attack_maker(own, models[source.model or ""].model)  # refuses what would fail after hours
+    for own in runs.values():
+        attack_images.attack_maker(own, models[own.model].model)  # refuses what would fail after hours
     ledger.open_run(out, pipeline.run_config("build_attack_set", config, images, _details(models)))
     rows = [row for row in manifest.read(out) if (out / manifest.part_of(row)).is_dir()]
     manifest.verify(out, images.root, rows)
@@ -73,7 +73,7 @@ def run(config: Config) -> Built:
         _say(f"{number} of {len(todo)}: {source.folder}")
         attack_images.run(runs[source])
         if processes.is_first():
-            new = manifest.describe(out, source, models[source.model or ""].sha256, images.root)
+            new = manifest.describe(out, source, models[runs[source].model].sha256, images.root)
             rows = [row for row in rows if manifest.part_of(row) != source.folder] + new
             manifest.write(out, _in_order(rows, list(runs)))
     tables = (manifest.attacked(out, source).rows.values() for source in runs)

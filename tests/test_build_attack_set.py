@@ -46,6 +46,7 @@ def photographs(tmp_path_factory):
         (folder / name).parent.mkdir(exist_ok=True)
         coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
         coarse.resize((32, 32), Image.Resampling.BICUBIC).save(folder / name)
+    (folder / "broken.png").write_bytes(b"")
     return folder
 
 
@@ -54,7 +55,8 @@ def whole(photographs, tmp_path_factory):
     """A whole set."""
     out = tmp_path_factory.mktemp("set") / "whole"
     built = build_attack_set.run(Config(images=str(photographs), out=str(out), **SETTINGS))
-    assert built.failed == 0
+    assert built.failed == len(PARTS)  # the broken image
+    assert len(built.rows) == len(PARTS) * len(NAMES)
     return out
 
 
@@ -130,6 +132,9 @@ def test_changes_are_named(copied, photographs, tmp_path):
     assert refused(build_attack_set.run, config) == message
     file.unlink()
     assert refused(build_attack_set.run, config) == message
+    manifest = (copied / "manifest.csv").rename(tmp_path / "manifest.csv")
+    assert refused(build_attack_set.run, config).startswith(f"{file} is missing although it was written;")
+    manifest.rename(copied / "manifest.csv")
     file.write_bytes(content)
     table = copied / "attacked" / "tinyiqa" / PARTS[0] / "rows.csv"
     original = table.read_text()

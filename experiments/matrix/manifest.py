@@ -59,6 +59,9 @@ def describe(folder: Path, source: Source, weights: str, root: Path) -> list[led
       source: the part.
       weights: sha256 of those of its model.
       root: folder of the clean images, or the one file.
+
+    Raises:
+      UserError: when a file is missing.
     """
     assert source.model is not None
     assert source.attack is not None
@@ -67,6 +70,9 @@ def describe(folder: Path, source: Source, weights: str, root: Path) -> list[led
     files = ledger.adversarial_names(list(found))
     paths = [f"{source.folder}/adversarial/{files[name]}" for name in names]
     written = hashes(folder / path for path in paths)
+    if "" in written:
+        lost = folder / paths[written.index("")]
+        raise UserError(f"{lost} is missing although it was written; delete the folder of that attack to attack again")
     sources = hashes(records.image_path(root, name) for name in names)
     own, (name, settings) = dict(source.attack.settings), _halves(source.attack)
     shared = {"model": source.model, "weights_sha256": weights, "attack": name, "settings": settings}
