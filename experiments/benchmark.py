@@ -21,8 +21,8 @@ import numpy as np
 from experiments import cli, ledger, listed, pipeline, processes, subjective
 from experiments.attack_images import attack_maker
 from experiments.catalog import ATTACKS, OBJECTIVES, PURIFIERS
-from experiments.matrix import cells, export, plan, spelled, strips
-from experiments.matrix.plan import Matrix
+from experiments.matrix import cells, export, manifest, plan, spelled, strips
+from experiments.matrix.plan import Matrix, Source
 from experiments.matrix.sets import Machine, Sets, Subject, is_random
 from experiments.settings import describe
 
@@ -41,6 +41,7 @@ class Config(cli.Machine):
     mos: str = cli.flag("", "CSV file of subjective scores of the images.")
     out: str = cli.flag(cli.REQUIRED, "Run folder; the same command run again continues an interrupted run.")
     objective: str = cli.flag("raise_quality", "What attacks do to scores.", [o for o in OBJECTIVES if o != "target"])
+    attack_set: str = cli.flag("", "Folder of build_attack_set with what --attacks make; by default they are computed.")
     draws: int = cli.flag(8, "Draws of a random purifier at each step of an attack that knows of it.")
     format: str = cli.flag("own", "msu also exports tables in the format of the MSU defense benchmark.", FORMATS)
     plan_only: bool = cli.flag(False, "Print the plan, and compute nothing.")
@@ -74,13 +75,18 @@ def _prepare(config: Config) -> tuple[Matrix, Sets, dict[str, Any]]:
     smallest = max(found.model.preprocess.min_side for found in models.values())
     images = pipeline.survey(Path(config.images), out, smallest)
     machine = Machine(cli.devices(config), config.batch_size, config.seed, config.draws, config.format == "msu")
-    sets = Sets(out, images, subjects, configs, made, machine)
+    given = Path(config.attack_set) if config.attack_set else None
+    sets = Sets(out, images, subjects, configs, made, machine, given)
     _check(sets)
     details = {
         "models": {name: {**describe(found.model), "sha256": found.sha256} for name, found in models.items()},
         **ledger.provenance("highest"),
     }
-    return Matrix(tuple(models), tuple(attacks), tuple(purifiers), adaptive), sets, details
+    matrix = Matrix(tuple(models), tuple(attacks), tuple(purifiers), adaptive)
+    if given:
+        parts = {Source(name, attack): found.sha256 for name, found in models.items() for attack in attacks}
+        details["attack_set_sha256"] = manifest.require(given, parts, images, {"objective": config.objective})
+    return matrix, sets, details
 
 
 def _adaptive(config: Config, attacks: list[spelled.Spelled]) -> tuple[spelled.Spelled, ...]:
@@ -118,7 +124,7 @@ def _work(matrix: Matrix, sets: Sets) -> list[plan.Work]:
     makers: list[Any] = [attack_maker(sets.attacks[one], model) for one in matrix.attacks]
     made = [make(None, jnp.zeros(1)) for make in makers]
     draws = [sets.machine.draws if is_random(purifier) else 1 for purifier in sets.purifiers.values()]
-    return plan.work(matrix, [plan.steps_of(attack) for attack in made], draws)
+    return plan.work(matrix, [plan.steps_of(attack) for attack in made], draws, sets.given is not None)
 
 
 def _mos(config: Config, images: list[str]) -> dict[str, float] | None:

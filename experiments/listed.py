@@ -53,13 +53,28 @@ def load_models(text: str, seed: int) -> dict[str, LoadedModel]:
     Raises:
       UserError: when one is unknown or named twice, or its weights cannot be used.
     """
+    found: dict[str, LoadedModel] = {}
+    for name, file in read_models(text).items():
+        variables, digest, model = weights.load(file, MODELS[name](), seed)
+        found[name] = LoadedModel(model, model.score_fn(model.prepare(variables)), digest)
+    return found
+
+
+def read_models(text: str) -> dict[str, str]:
+    """The weights of the models of ``--models``, by name.
+
+    Args:
+      text: ``NAME:WEIGHTS`` separated by commas.
+
+    Raises:
+      UserError: when one is unknown, named twice, or has no weights.
+    """
     pairs = [part.partition(":") for part in parts(text)]
     known("models", (name for name, _, _ in pairs), MODELS)
-    found: dict[str, LoadedModel] = {}
+    found: dict[str, str] = {}
     for name, _, file in pairs:
         if not file or name in found:
             fault = "is there twice" if name in found else f"has no weights; give {name}:FILE, or {name}:random"
             raise UserError(f"--models: {name} {fault}")
-        variables, digest, model = weights.load(file, MODELS[name](), seed)
-        found[name] = LoadedModel(model, model.score_fn(model.prepare(variables)), digest)
+        found[name] = file
     return found

@@ -8,17 +8,16 @@ holds no date or time of its own.
 """
 
 import math
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from experiments import cli
 from experiments.pages import benchmark, ranking, run_files
 from experiments.pages.gallery import GAIN, make_cards
+from experiments.pages.rendering import render
 from experiments.pages.run_files import BENCHMARK, RANK_ATTACK, RANK_TARGETS, SCORING, Run
 from weights_convert.store import write_atomic
 
@@ -70,7 +69,7 @@ def _images_page(run: Run, max_gallery: int) -> str:
     score_range = (run.config.get("model") or {}).get("score_range") or [None]
     score_range = None if None in score_range else score_range  # JSON has null for an open end
     low, high = score_range or (min(scores, default=0), max(scores, default=1))
-    return _render(
+    return render(
         "report.html.j2",
         kind=run.kind,
         columns=[*run.kind.shown, *(name for name in run.kind.numbers if name not in run.kind.shown)],
@@ -91,13 +90,13 @@ def _images_page(run: Run, max_gallery: int) -> str:
 def _targets_page(run: Run, max_gallery: int) -> str:
     summary = _summary(run)
     table = ranking.read_target_table(run, summary)
-    return _render("targets.html.j2", config=run.config, summary=summary, table=table)
+    return render("targets.html.j2", config=run.config, summary=summary, table=table)
 
 
 def _benchmark_page(run: Run, max_gallery: int) -> str:
     found = benchmark.read_benchmark(run, max_gallery)
     images = int(max((cell.numbers["images"] for cell in found.cells), default=0))
-    return _render("benchmark.html.j2", config=run.config, benchmark=found, images=images, gain=GAIN)
+    return render("benchmark.html.j2", config=run.config, benchmark=found, images=images, gain=GAIN)
 
 
 _PAGES = {RANK_TARGETS: _targets_page, BENCHMARK: _benchmark_page}
@@ -105,13 +104,6 @@ _PAGES = {RANK_TARGETS: _targets_page, BENCHMARK: _benchmark_page}
 
 def _summary(run: Run) -> dict[str, Any]:
     return run_files.read_json(run.folder / "summary.json", run.kind)
-
-
-def _render(template: str, **context: Any) -> str:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["shell"] = lambda value: shlex.quote(str(value))
-    return environment.get_template(template).render(**context)
 
 
 def main(config: Config) -> int:

@@ -22,7 +22,7 @@ import pytest
 from absl import flags
 from PIL import Image
 
-from experiments import cli
+from experiments import cli, heap
 
 jax.config.update("jax_num_cpu_devices", 2)  # scripts in this process use both
 
@@ -45,6 +45,16 @@ def few_programs():
     """Forget compiled programs before their memory maps reach the 65,530 that Linux gives a process by default."""
     yield
     forget_programs_above(_MAPS)
+
+
+@pytest.fixture(autouse=True)
+def released(request):
+    """Give the memory of a full-width network back before the next one."""
+    yield
+    if request.node.get_closest_marker("full"):
+        jax.clear_caches()
+        gc.collect()
+        heap.give_back()
 
 
 def pytest_runtest_logreport(report):

@@ -112,13 +112,14 @@ class Work(NamedTuple):
     purifications: float = 0.0
 
 
-def work(matrix: Matrix, steps: Sequence[int], draws: Sequence[int]) -> list[Work]:
+def work(matrix: Matrix, steps: Sequence[int], draws: Sequence[int], given: bool = False) -> list[Work]:
     """The passes of a matrix, in their order.
 
     Args:
       matrix: what is crossed.
       steps: of each attack.
       draws: purified versions of an image at a step of an attack, for each purifier.
+      given: whether the images of attacks that know of no purifier are there.
     """
     models, purifiers = len(matrix.models), len(matrix.purifiers)
     own = [count for attack, count in zip(matrix.attacks, steps) if attack in matrix.adaptive]
@@ -126,7 +127,7 @@ def work(matrix: Matrix, steps: Sequence[int], draws: Sequence[int]) -> list[Wor
     behind = sum(own) * sum(draws) / max(len(own) * purifiers, 1)
     return [
         Work("score the clean images", models, forwards=1),
-        Work("attack", attacked, sum(steps) / len(steps), _FORWARDS_OF_ATTACK),
+        Work("attack", 0 if given else attacked, sum(steps) / len(steps), _FORWARDS_OF_ATTACK),
         Work("purify the clean images", purifiers, forwards=models, purifications=1),
         Work("purify the attacked images", attacked * purifiers, forwards=1, purifications=1),
         Work("attack through each purifier", adaptive, behind, _FORWARDS_OF_ATTACK, _FORWARDS_OF_ATTACK),

@@ -60,6 +60,8 @@ class Sets(NamedTuple):
       attacks: their settings.
       purifiers: the purifiers.
       machine: how to compute.
+      given: folder of a set of `experiments.build_attack_set`, whose images those of attacks that know of no purifier
+        are; None where they are computed.
     """
 
     out: Path
@@ -68,12 +70,13 @@ class Sets(NamedTuple):
     attacks: Mapping[Spelled, attack_images.Config]
     purifiers: Mapping[Spelled, Purifier]
     machine: Machine
+    given: Path | None = None
 
     def compute(self, matrix: Matrix) -> None:
         """Compute all that the cells of a matrix need."""
         for model in matrix.models:
             self._score(CLEAN, model)
-            for attack in matrix.attacks:
+            for attack in matrix.attacks if self.given is None else ():
                 self._attack(Source(model, attack))
         for purifier in matrix.purifiers:
             self._purify(CLEAN, purifier, matrix.models)
@@ -89,7 +92,7 @@ class Sets(NamedTuple):
 
     def attacked(self, source: Source) -> ledger.Table:
         """What the attack says of a set."""
-        return ledger.Table(self.out / source.folder / "rows.csv", ledger.ATTACK_COLUMNS)
+        return ledger.Table(self._attacked_folder(source) / "rows.csv", ledger.ATTACK_COLUMNS)
 
     def purified(self, source: Source, purifier: Spelled, models: Sequence[str]) -> ledger.Table:
         """What a purifier makes of a set."""
@@ -104,7 +107,7 @@ class Sets(NamedTuple):
         """The file of each image of a set."""
         if source == CLEAN:
             return {name: records.image_path(self.images.root, name) for name in self.images.names}
-        folder, names = self.out / source.folder / "adversarial", ledger.adversarial_names(self.images.names)
+        folder, names = self._attacked_folder(source) / "adversarial", ledger.adversarial_names(self.images.names)
         return {name: folder / names[name] for name in self.images.names}
 
     def pictures(self, source: Source, purifier: Spelled) -> dict[str, Path]:
@@ -139,7 +142,7 @@ class Sets(NamedTuple):
 
     def _as_images(self, source: Source) -> loading.ImageSet:
         """The files of an attacked set as images of their own."""
-        folder, available = self.out / source.folder / "adversarial", self._available(source)
+        folder, available = self._attacked_folder(source) / "adversarial", self._available(source)
         names = {name: path.relative_to(folder).as_posix() for name, path in self.files(source).items()}
         sizes = {names[name]: size for name, size in available.sizes.items()}
         return loading.ImageSet(folder, list(sizes), sizes, {})
@@ -175,6 +178,9 @@ class Sets(NamedTuple):
         fixed = batch_sizes.fixed(self.machine.batch_size)
         default = fixed if self.machine.batch_size else lambda size: estimate()(size)
         return batch_sizes.BatchSizes(out / "batch_sizes.json", default)
+
+    def _attacked_folder(self, source: Source) -> Path:
+        return (self.out if self.given is None or source.through else self.given) / source.folder
 
     def _scores_folder(self, source: Source, model: str) -> Path:
         return self.out / source.folder / "scores" / model

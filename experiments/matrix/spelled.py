@@ -43,7 +43,7 @@ def read(flag: str, text: str, table: Iterable[str]) -> list[Spelled]:
     Raises:
       UserError: when a name is unknown, something is there twice, or a setting has no value.
     """
-    found = [_read_one(flag, part) for part in listed.parts(text)]
+    found = [read_one(flag, part) for part in listed.parts(text)]
     listed.known(flag, [one.name for one in found], table)
     folders = [one.folder for one in found]
     for one in found:
@@ -52,7 +52,16 @@ def read(flag: str, text: str, table: Iterable[str]) -> list[Spelled]:
     return found
 
 
-def _read_one(flag: str, text: str) -> Spelled:
+def read_one(flag: str, text: str) -> Spelled:
+    """One of them, whose name may be any.
+
+    Args:
+      flag: where the text is from, for messages.
+      text: as it was written.
+
+    Raises:
+      UserError: when a setting has no value.
+    """
     name, *settings = text.split(":")
     pairs = [setting.partition("=") for setting in settings]
     for key, equals, value in pairs:
