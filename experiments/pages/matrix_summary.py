@@ -23,7 +23,8 @@ MODES = {False: "Attacks that do not know the purifier", True: "Attacks computed
 _CLEAN = ("mean_ssim_defended_clear", "mean_psnr_defended_clear", "robust_clear_srocc_clear")
 _SSIM = "mean_ssim_defended_attacked"
 REQUIRED = (*UNDEFENDED, *UNDEFENDED.values(), *_CLEAN, _SSIM)
-_LOST = 0.5  # share of what a purifier removes that an attack takes back, from which on the defense counts as lost
+_DEFENSE = 0.1  # share of the gain that a purifier must remove to count as a defense
+_LOST = 0.5  # share of what it removes that attacks which know it take back, from which on it counts as lost
 
 _Scores = dict[str, np.ndarray]
 _Table = tuple[list[str], _Scores]  # names of images, and columns
@@ -80,8 +81,8 @@ class Defense(NamedTuple):
 
     @property
     def is_lost(self) -> bool:
-        """Whether attacks that know the purifier take back more than half of what it removes from the others."""
-        return self.unaware.removed > 0 and self.adaptive.removed < _LOST * self.unaware.removed
+        """Whether there is a defense, and attacks that know it take back more than half of what it removes."""
+        return self.unaware.removed >= _DEFENSE and self.adaptive.removed < (1 - _LOST) * self.unaware.removed
 
 
 def summarise(run: Run, cells: Sequence[Cell]) -> list[Defense]:

@@ -34,6 +34,7 @@ for (const table of document.querySelectorAll('table.sortable')) {
   };
   form.hidden = false;
   form.addEventListener('input', filter);
+  form.addEventListener('change', filter);
   form.addEventListener('reset', () => setTimeout(filter));
   form.addEventListener('submit', event => event.preventDefault());
   filter();
