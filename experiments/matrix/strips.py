@@ -4,6 +4,7 @@ They are the few purified images that a run keeps, so that pages can show them w
 """
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -39,9 +40,9 @@ def write_strips(sets: Sets, matrix: Matrix, gains: Mapping[Cell, float]) -> Non
         for cell in dict.fromkeys((strongest._replace(adaptive=False), strongest)):
             if image is not None:
                 names = (cell.model, cell.attack.text, purifier.text, int(cell.adaptive), image)
-                lines.append(
-                    (*names, *(path.relative_to(sets.out).as_posix() for path in _pictures(sets, cell, image)))
-                )
+                # Those of a set of attacked images lie beside the run.
+                pictures = (Path(os.path.relpath(path, sets.out)) for path in _pictures(sets, cell, image))
+                lines.append((*names, *(path.as_posix() for path in pictures)))
     ledger.write_rows(sets.out / STRIPS, STRIP_COLUMNS, lines)
 
 
