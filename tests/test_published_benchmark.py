@@ -42,6 +42,25 @@ def test_the_table_of_the_page_is_that_of_the_cells(rows):
         np.testing.assert_allclose([float(number) for number in numbers], expected, atol=0.0051)
 
 
+def test_the_learned_filter_is_compared_as_measured(rows):
+    page = (ROOT / "docs" / "benchmark.md").read_text()
+    printed = re.findall(r"^\| `(\w+)` \|((?: -?\d+ % \|){6}) ([\d.]+) \| ([\d.]+) dB \|$", page, re.MULTILINE)
+    assert [line[0] for line in printed] == ["fcn", "jpeg", "gaussian_blur", "unsharp"]
+    attacks = dict.fromkeys(row["attack"] for row in rows)
+    for purifier, shares, similarity, ratio in printed:
+        expected = [
+            f"{100 * (1 - mean(rows, 'both_defended_abs_gain', adaptive=mode, **own) / undefended):.0f} %"
+            for attack in attacks
+            for undefended in [mean(rows, "nonpurified_abs_gain", adaptive="0", attack=attack)]
+            for mode in "01"
+            for own in [{"purifier": purifier, "attack": attack}]
+        ]
+        assert shares.strip(" |").split(" | ") == expected
+        own = {"purifier": purifier, "adaptive": "0"}
+        assert float(similarity) == pytest.approx(mean(rows, "mean_ssim_defended_clear", **own), abs=6e-4)
+        assert float(ratio) == pytest.approx(mean(rows, "mean_psnr_defended_clear", **own), abs=0.06)
+
+
 def test_the_readme_says_what_was_found(rows):
     text = " ".join((ROOT / "README.md").read_text().split())
     unpurified = mean(rows, "nonpurified_abs_gain", adaptive="0")
