@@ -98,7 +98,7 @@ def test_away_goes_to_the_far_end_of_each_image(photo_folder, tmp_path):
     np.testing.assert_array_equal(np.sign(adversarial - clean), np.where(clean < 50, 1, -1))
 
 
-@pytest.mark.parametrize("attack", ["ifgsm", "pgd", "apgd"])
+@pytest.mark.parametrize("attack", ["apgd", *(pytest.param(name, marks=pytest.mark.full) for name in ("ifgsm", "pgd"))])
 def test_rows_do_not_depend_on_the_batch(photo_folder, tmp_path, attack):
     settings = {"model": "cnniqa", "protocol": "grid", "attack": attack}
     tables = [

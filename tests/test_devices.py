@@ -97,7 +97,7 @@ def one_device(pictures, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [2, 8])
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.full), 8])
 def test_rows_do_not_depend_on_the_number_of_devices(pictures, one_device, tmp_path, devices):
     printed = run([*ATTACK, f"--images={pictures}", f"--out={tmp_path}", f"--devices={devices}"])
     assert f"on {devices} devices" in printed
