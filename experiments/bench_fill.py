@@ -13,7 +13,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -30,7 +29,6 @@ from nriqa_jax.attacks.objectives import lower_score
 from nriqa_jax.attacks.query import Goal, QueryAttack
 from nriqa_jax.slots import Owners, run_in_slots
 from nriqa_jax.types import Keys
-from weights_convert.store import write_atomic
 
 Row = dict[str, Any]
 MakeAttack = Callable[[Owners], QueryAttack]
@@ -164,10 +162,7 @@ def main(config: Config) -> int:
     for row in run(config):
         rows.append(row)
         print(json.dumps(row), flush=True)
-    if config.out:
-        report = {"settings": dataclasses.asdict(config), "machine": results.machine(), "rows": rows}
-        Path(config.out).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(config.out, f"{json.dumps(report, indent=1)}\n".encode())
+    results.save(config.out, {"settings": dataclasses.asdict(config), "machine": results.machine(), "rows": rows})
     print(table(rows))
     return 0
 

@@ -9,7 +9,6 @@ in which JAX compiles or loads what was compiled before, is not counted. The lar
 is given; OpenCV has other borders for medians, and rounds non-local means to 8 bits. Wants idle cores.
 """
 
-import contextlib
 import dataclasses
 import importlib
 import json
@@ -17,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,7 +29,6 @@ from experiments.contenders import meter, opencv_purifiers, results
 from experiments.contenders.worker import describe
 from experiments.contenders.workloads import OURS
 from nriqa_jax.parallel import Replicas, call, even_share
-from weights_convert.store import write_atomic
 
 TORCH, OPENCV, TORCH_MODULE = "torch", "opencv", "experiments.contenders.torch_purifiers"
 TARGET = 2.0
@@ -189,15 +186,11 @@ def main(config: Config) -> int:
     """Print measurements as they come, then the table."""
     report: results.Report = {}
     if config.table:
-        with contextlib.suppress(ValueError, LookupError, TypeError):
-            print(table(json.loads(Path(config.table).read_text())))
-            return 0
-        raise cli.UserError(f"--table={config.table} is no file that --out wrote")
+        print(results.table_of(config.table, table))
+        return 0
     for row in run(config, report):
         print(json.dumps(row), flush=True)
-    if config.out:
-        Path(config.out).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(config.out, f"{json.dumps(report, indent=1)}\n".encode())
+    results.save(config.out, report)
     print(table(report))
     return 0
 

@@ -22,7 +22,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -36,7 +35,6 @@ from nriqa_jax.attacks.agreements import Number, Spearman
 from nriqa_jax.attacks.ranking import SmaConfig, optimize_targets
 from nriqa_jax.attacks.reachable import reach, targets_within
 from nriqa_jax.parallel import Replicas
-from weights_convert.store import write_atomic
 
 PEER, PEER_MODULE = "torch", "experiments.contenders.torch_ranking"
 SAME = 1e-6  # targets that differ by less are the same
@@ -233,15 +231,11 @@ def main(config: Config) -> int:
     """Print measurements as they come, then the table; 1 where this library and the peer end at different targets."""
     report: results.Report = {}
     if config.table:
-        with contextlib.suppress(ValueError, LookupError, TypeError):
-            print(table(json.loads(Path(config.table).read_text())))
-            return 0
-        raise cli.UserError(f"--table={config.table} is no file that --out wrote")
+        print(results.table_of(config.table, table))
+        return 0
     for row in run(config, report):
         print(json.dumps(row), flush=True)
-    if config.out:
-        Path(config.out).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(config.out, f"{json.dumps(report, indent=1)}\n".encode())
+    results.save(config.out, report)
     print(table(report))
     return int(not all(row.get("difference", 0) <= SAME for row in report["rows"]))
 

@@ -25,7 +25,6 @@ from experiments.contenders import results
 from experiments.contenders.process import ContenderError, Process
 from experiments.contenders.race import race, started
 from experiments.contenders.workloads import CASES, CONTENDERS, GROUPS, OURS, PEER, SIZES, Workload
-from weights_convert.store import write_atomic
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,17 +174,11 @@ def main(config: Config) -> int:
     report: results.Report = {}
     for row in run(config, report):
         print(json.dumps(row), flush=True)
-        _save(config.out, report)
-    _save(config.out, report)
+        results.save(config.out, report)
+    results.save(config.out, report)
     print(results.table(report))
     skipped = {entry["name"] for entry in report["skipped"]}
     return int(OURS in skipped or any("error" in row for row in report["rows"]))
-
-
-def _save(path: str, report: results.Report) -> None:
-    if path:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, f"{json.dumps(report, indent=1)}\n".encode())
 
 
 def _read(path: str) -> results.Report:

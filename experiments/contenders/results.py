@@ -1,8 +1,10 @@
 """From times to rows, and from rows to a table."""
 
+import contextlib
+import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import numpy as np
 
 from experiments.contenders.race import Outcome
 from experiments.contenders.workloads import OURS, Workload
+from experiments.errors import UserError
+from weights_convert.store import write_atomic
 
 Row = dict[str, Any]
 Report = dict[str, Any]
@@ -137,3 +141,21 @@ def _cells(row: Row) -> tuple[str, ...]:
         "" if memory is None else f"{memory / 1e6:.0f}",
         f"{row['first_call_seconds']:.1f}",
     )
+
+
+def save(path: str, report: Report) -> None:
+    """Write a report as JSON, in a folder that is made; nothing without a path."""
+    if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, f"{json.dumps(report, indent=1)}\n".encode())
+
+
+def table_of(path: str, table: Callable[[Report], str]) -> str:
+    """The table of a file that `save` wrote.
+
+    Raises:
+      UserError: when the file is none.
+    """
+    with contextlib.suppress(ValueError, LookupError, TypeError):
+        return table(json.loads(Path(path).read_text()))
+    raise UserError(f"--table={path} is no file that --out wrote")
