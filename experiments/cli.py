@@ -123,7 +123,7 @@ class Machine:
     coordinator: str = flag("", "HOST:PORT of the first process; auto asks the TPU pod. Slurm and Open MPI need none.")
     num_processes: int = flag(0, "Number of processes, with --coordinator.")
     process_id: int = flag(-1, "Number of this process, from 0, with --coordinator.")
-    keep_memory: bool = flag(True, "Keep freed memory for later, which is faster; --nokeep_memory needs less of it.")
+    keep_memory: bool = flag(True, "Keep freed memory of small models, which is faster; --nokeep_memory needs less.")
 
 
 def machine_of(config: Machine) -> dict[str, Any]:
@@ -134,6 +134,7 @@ def machine_of(config: Machine) -> dict[str, Any]:
 def set_up_jax(machine: Machine | None = None) -> None:
     """Exact float32 products on every backend, compiled programs kept between runs, devices and other processes."""
     machine = machine or Machine()
+    heap.use_one_arena()
     if machine.keep_memory:
         heap.keep_freed_memory()
     logging.getLogger("jax").setLevel(logging.WARNING)  # backends that are not installed are no news

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 
+from experiments import heap
 from experiments.cli import UserError
 from nriqa_jax.models.distance import Distance
 from nriqa_jax.models.model import Model, Variables
@@ -55,6 +56,12 @@ def load(weights: str, model: Model, seed: int) -> Weights:
     Raises:
       UserError: when there is no such file, or it does not fit the model.
     """
+    found = _load(weights, model, seed)
+    heap.suit_model(sum(leaf.nbytes for leaf in jax.tree.leaves(found.variables)))
+    return found
+
+
+def _load(weights: str, model: Model, seed: int) -> Weights:
     if weights == "random":
         return Weights(*_random(model, seed), model)
     path = _embedded(model) if weights == "embedded" else Path(weights)

@@ -89,7 +89,7 @@ class Ours:
         elif device not in ("auto", jax.default_backend()):
             raise RuntimeError(f"JAX finds no {device}, only {jax.default_backend()}")
         self._device, self._fused = jax.devices()[0], fused
-        self._precision = precision
+        self._precision, self._keep_memory = precision, keep_memory
 
     def facts(self) -> dict[str, Any]:
         """Device and versions."""
@@ -113,6 +113,8 @@ class Ours:
     def prepare(self, workload: Workload) -> Runner:
         """See `worker.Contender`."""
         model, variables = build(workload.model)
+        if self._keep_memory:
+            heap.suit_model(sum(leaf.nbytes for leaf in jax.tree.leaves(variables)))
         if workload.task == "folder":
             return _folder_runner(workload, model, variables)
         if workload.task in TRAINING:

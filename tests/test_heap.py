@@ -1,0 +1,44 @@
+"""What the C library keeps of freed memory, in a process of its own."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import ctypes
+from experiments import heap
+
+library = ctypes.CDLL("libc.so.6")
+library.malloc.restype, library.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+
+def resident():
+    return 4096 * int(open("/proc/self/statm").read().split()[1])
+
+def kept(size=64 * 2**20):
+    before, buffer = resident(), library.malloc(size)
+    ctypes.memset(buffer, 1, size)
+    library.free(buffer)
+    return (resident() - before) / size
+
+heap.use_one_arena()
+print(kept())
+heap.keep_freed_memory()
+print(kept())
+heap.suit_model(weights=100 * 2**20)
+print(kept())  # taken from what was kept: no more than before
+heap.give_back()
+heap.suit_model(weights=300 * 2**20)
+print(kept())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+def test_freed_memory_is_kept_but_for_large_models():
+    printed = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True).stdout
+    mapped, kept, again, large = map(float, printed.split())
+    assert abs(mapped) < 0.1
+    assert kept > 0.9
+    assert abs(again) < 0.1
+    assert abs(large) < 0.1
