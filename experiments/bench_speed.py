@@ -151,7 +151,8 @@ def _probe(config: Config, report: results.Report, plan: dict[str, list[Workload
             for case, (workload, *_) in plan.items():
                 if workload.task != "folder":
                     one = dataclasses.replace(workload, batch=1)
-                    flops[case] = peer.ask("flops", workload=one.message())["flops"]
+                    if counted := peer.ask("flops", workload=one.message())["flops"]:
+                        flops[case] = counted
         except ContenderError as error:
             _skip(report, "the count of operations", str(error))
     return flops

@@ -171,6 +171,18 @@ def devices(machine: Machine) -> list[jax.Device]:
     return local[: machine.devices or None]
 
 
+def training_devices(machine: Machine) -> list[jax.Device]:
+    """The devices that share each batch of a training: those that a script asked for, by default a single one on a CPU.
+
+    All cores work on each operation of one device. A device per core would wait for the others at every batch norm.
+
+    Raises:
+      UserError: as `devices`.
+    """
+    found = devices(machine)
+    return found[:1] if machine.devices == 0 and found[0].platform == "cpu" else found
+
+
 def cache_folder() -> Path:
     """Where compiled programs are kept between runs."""
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")

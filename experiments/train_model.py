@@ -83,7 +83,7 @@ def run(config: Config) -> dict[str, Any]:
     """Train on all splits, and write what came of it; returns what ``summary.json`` holds."""
     if processes.several():
         raise cli.UserError("training runs in one process; give it --devices, not --num_processes")
-    devices = cli.devices(config)
+    devices = cli.training_devices(config)
     plan, data = plan_flags.plan_of(config), data_flags.load(config)
     splits = data_flags.split_all(config, data, config.seed, validation=config.selection == "validation")
     study = prepare(config, plan, data)

@@ -1,4 +1,4 @@
-"""Steps of training by this library, as its users run them: data-parallel over all devices, compiled once."""
+"""Steps of training by this library, as its users run them: data-parallel on accelerators, compiled once."""
 
 from functools import partial
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
+from experiments import cli
 from experiments.contenders.worker import Runner
 from experiments.contenders.workloads import (
     LEARNING_RATE,
@@ -37,7 +38,7 @@ def recipe_of(task: str, dtype: Any = None) -> Recipe:
 def training_runner(workload: Workload, model: Model, variables: Variables, precision: str) -> Runner:
     """Steps on one batch, each from the state that the last one left; they give the loss."""
     recipe = recipe_of(workload.task, jnp.bfloat16 if precision == "bf16" else None)
-    replicas = parallel.Replicas(())
+    replicas = parallel.Replicas((), cli.training_devices(cli.Machine()))
     count = parallel.even_share(workload.batch, replicas.devices)
     keys = jax.random.split(jax.random.key(0), workload.batch)
     batch, keys = replicas.rows(count, (Batch(*map(jnp.asarray, (levels(workload), labels(workload)))), keys))

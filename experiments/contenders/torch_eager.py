@@ -68,7 +68,9 @@ class Eager:
         return meter.product_rate(lambda: matrix @ matrix, lambda _: self.wait(), side, products)
 
     def count_flops(self, workload: Workload) -> int | None:
-        """Operations of matrix products and convolutions, forward and backward."""
+        """Operations of matrix products and convolutions; None with a penalty: its gradients PyTorch cannot count."""
+        if TRAINING.get(workload.task):
+            return None
         run = self.prepare(workload)
         with FlopCounterMode(display=False) as counter:
             run()
