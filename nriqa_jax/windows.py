@@ -22,6 +22,15 @@ def taps(x: Features, axis: int, window: int, stride: int) -> list[Tap]:
     return [jax.lax.slice_in_dim(lanes[t % stride], t // stride, t // stride + count, axis=axis) for t in range(window)]
 
 
+def repeat_last(x: Float[Array, "*_"], axis: int, count: int) -> Float[Array, "*_"]:
+    """Repeat the last entry along an axis.
+
+    As ``jnp.pad`` in its mode "edge", whose gradient moves rows from device to device where a batch is on several.
+    """
+    last = jax.lax.slice_in_dim(x, x.shape[axis] - 1, None, axis=axis)
+    return jnp.concatenate([x, *[last] * count], axis) if count else x
+
+
 def split(x: Float[Array, "*_"], axis: int) -> list[Float[Array, "*_"]]:
     """The entries along an axis, without it."""
     return [jnp.squeeze(part, axis) for part in jax.lax.split(x, (1,) * x.shape[axis], axis)]

@@ -8,6 +8,7 @@ from nriqa_jax.attacks import update_rules
 from nriqa_jax.attacks.gradient import GradientAttack
 from nriqa_jax.attacks.perturbations import Radius, within
 from nriqa_jax.types import Images, Losses, Objective, Theta
+from nriqa_jax.windows import repeat_last
 
 
 def ssah(
@@ -40,9 +41,11 @@ def low_frequencies(images: Images) -> Images:
 
     The last row or column of an odd size is repeated to fill its blocks.
     """
-    _, height, width, _ = images.shape
+    batch, height, width, channels = images.shape
     means = _block_means(images)
-    return jnp.repeat(jnp.repeat(means, 2, axis=1), 2, axis=2)[:, :height, :width]
+    rows, columns = means.shape[1:3]
+    blocks = jnp.broadcast_to(means[:, :, None, :, None], (batch, rows, 2, columns, 2, channels))
+    return blocks.reshape(batch, 2 * rows, 2 * columns, channels)[:, :height, :width]
 
 
 def _low_frequency_change(weight: Radius, theta: Theta, attacked: Images, images: Images) -> Losses:
@@ -53,5 +56,5 @@ def _low_frequency_change(weight: Radius, theta: Theta, attacked: Images, images
 
 def _block_means(images: Images) -> Float[Array, "batch half_height half_width 3"]:
     batch, height, width, channels = images.shape
-    images = jnp.pad(images, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    images = repeat_last(repeat_last(images, 1, height % 2), 2, width % 2)
     return jnp.mean(images.reshape(batch, -(-height // 2), 2, -(-width // 2), 2, channels), axis=(2, 4))

@@ -13,6 +13,7 @@ from nriqa_jax.defenses.jpeg_colour import Planes, whole
 from nriqa_jax.defenses.purifier import Deterministic, Gradient
 from nriqa_jax.image import clip_unit, straight_through
 from nriqa_jax.types import Images
+from nriqa_jax.windows import repeat_last
 
 Quality = int | Int[Array, ""]
 Coefficients = Float[Array, "blocks 64"]
@@ -153,4 +154,4 @@ def _leaky_clip(levels: Float[Array, "*n"]) -> Float[Array, "*n"]:
 def _repeated(planes: Planes, rows: int, columns: int) -> Planes:
     """Planes whose last row and column are repeated up to multiples of some numbers."""
     _, height, width = planes.shape
-    return jnp.pad(planes, ((0, 0), (0, -height % rows), (0, -width % columns)), mode="edge")
+    return repeat_last(repeat_last(planes, 1, -height % rows), 2, -width % columns)

@@ -1,7 +1,8 @@
 """Colours in JPEG: luma and chroma (ITU-R BT.601, full range), and chroma at half the size and back.
 
-Levels are 0 to 255. Chroma planes are those of Cb for all images, then those of Cr. The functions in whole numbers do
-what libjpeg does; all their products and sums stay below 2^24, and so are exact in float32.
+Levels are 0 to 255. Chroma planes are Cb and Cr of the first image, then those of the next, so that images stay on
+their devices. The functions in whole numbers do what libjpeg does; all their products and sums stay below 2^24, and so
+are exact in float32.
 """
 
 import jax
@@ -37,12 +38,12 @@ def to_ycc(levels: Images) -> tuple[Planes, Planes]:
     """Luma, and chroma around 128."""
     channels = split(levels, -1)
     luma, blue, red = (_weighted(weights, channels) for weights in _YCC.tolist())
-    return luma, jnp.concatenate([blue, red]) + 128.0
+    return luma, _joined(blue, red) + 128.0
 
 
 def to_rgb(luma: Planes, chroma: Planes) -> Images:
     """The inverse of `to_ycc`."""
-    blue, red = jnp.split(chroma - 128.0, 2)
+    blue, red = _parted(chroma - 128.0)
     return jnp.stack([_weighted(weights, (luma, blue, red)) for weights in _RGB.tolist()], axis=-1)
 
 
@@ -50,13 +51,13 @@ def to_whole_ycc(levels: Images) -> tuple[Planes, Planes]:
     """Luma and chroma in whole numbers."""
     channels = split(levels, -1)
     luma, blue, red = (_weighted(weights, channels) for weights in _WHOLE_YCC)
-    chroma = jnp.concatenate([blue, red]) + 128.0 * _ONE
+    chroma = _joined(blue, red) + 128.0 * _ONE
     return whole((luma + _HALF) / _ONE), whole((chroma + (_HALF - 1.0)) / _ONE)
 
 
 def to_whole_rgb(luma: Planes, chroma: Planes) -> Images:
     """Red, green and blue in whole numbers, not cut off yet."""
-    blue, red = jnp.split(chroma - 128.0, 2)
+    blue, red = _parted(chroma - 128.0)
     shares = (_RED * red, _weighted(_GREEN, (blue, red)), _BLUE * blue)
     return jnp.stack([luma + whole((share + _HALF) / _ONE) for share in shares], axis=-1)
 
@@ -90,6 +91,16 @@ def double_whole(planes: Planes) -> Planes:
     rows = _interleaved(*_towards_neighbours(planes, 1), 1)
     even, odd = _towards_neighbours(rows, 2)
     return _interleaved(whole((even + 8.0) / 16.0), whole((odd + 7.0) / 16.0), 2)
+
+
+def _joined(blue: Planes, red: Planes) -> Planes:
+    """Planes of both, image by image."""
+    return jnp.stack([blue, red], axis=1).reshape(-1, *blue.shape[1:])
+
+
+def _parted(chroma: Planes) -> list[Planes]:
+    """The inverse of `_joined`."""
+    return split(chroma.reshape(-1, 2, *chroma.shape[1:]), 1)
 
 
 def _weighted(weights: tuple[float, ...] | list[float], planes: tuple[Planes, ...] | list[Planes]) -> Planes:

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from nriqa_jax.defenses.purifier import Deterministic, Number
 from nriqa_jax.types import Images
+from nriqa_jax.windows import repeat_last
 
 Planes = Float[Array, "batch channels height width"]
 Band = Float[Array, "batch channels half_height half_width"]
@@ -54,7 +55,7 @@ def haar(planes: Planes) -> Bands:
     The last row or column of an odd size is repeated.
     """
     height, width = planes.shape[2:]
-    planes = jnp.pad(planes, ((0, 0), (0, 0), (0, height % 2), (0, width % 2)), mode="edge")
+    planes = repeat_last(repeat_last(planes, 2, height % 2), 3, width % 2)
     top, bottom = planes[:, :, ::2], planes[:, :, 1::2]
     low, high = top + bottom, top - bottom
     (a, b), (c, d) = ((part[..., ::2], part[..., 1::2]) for part in (low, high))
