@@ -9,17 +9,16 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from nriqa_jax.metrics import correlation
+from nriqa_jax.metrics import logistic
 from nriqa_jax.metrics.correlation import (
     bootstrap_interval,
-    fit_logistic4,
-    fit_logistic5,
     krocc,
     mae,
     plcc,
     rmse,
     srocc,
 )
+from nriqa_jax.metrics.logistic import fit_logistic4, fit_logistic5
 
 DBCNN = Path(__file__).parents[2] / "shared" / "data" / "sma" / "dbcnn_livec_test_pred_mos.npy"
 CORRELATIONS = [srocc, krocc, plcc]
@@ -112,7 +111,7 @@ def test_wrong_shapes_are_named(function, x, y):
 @pytest.mark.parametrize("sign", [1, -1])
 def test_fit_recovers_a_known_curve(fit, parameters, sign):
     x = np.linspace(0, 100, 80)
-    y = correlation.LogisticMap(parameters)(x)
+    y = logistic.LogisticMap(parameters)(x)
     fitted = fit(sign * x, y)  # sign -1: a model for which lower means better
     np.testing.assert_allclose(fitted(sign * x), y, atol=1e-3)
     if sign == 1:
@@ -168,14 +167,14 @@ def test_fit_that_never_converges_says_so(monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError
 
-    monkeypatch.setattr(correlation.optimize, "curve_fit", fail)
+    monkeypatch.setattr(logistic.optimize, "curve_fit", fail)
     with pytest.raises(ValueError, match="4-parameter logistic fit did not converge"):
         fit_logistic4(*noisy_pair())
 
 
 def test_map_has_four_or_five_parameters():
     with pytest.raises(ValueError, match="4 or 5 parameters, got 3"):
-        correlation.LogisticMap((1.0, 2.0, 3.0))
+        logistic.LogisticMap((1.0, 2.0, 3.0))
 
 
 def test_bootstrap_of_the_mean_agrees_with_normal_theory():
