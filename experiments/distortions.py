@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import UInt8
 from PIL import Image
-from scipy import ndimage
 
 from nriqa_jax.metrics.fidelity import ms_ssim
 from nriqa_jax.parallel import call
@@ -30,7 +30,7 @@ def to_pixels(values: np.ndarray) -> Pixels:
 
 def gaussian_blur(pixels: Pixels, sigma: float) -> Pixels:
     """Gaussian blur; ``sigma`` in pixels."""
-    return to_pixels(ndimage.gaussian_filter(pixels.astype(np.float64), (sigma, sigma, 0)))
+    return to_pixels(scipy.ndimage.gaussian_filter(pixels.astype(np.float64), (sigma, sigma, 0)))
 
 
 def white_noise(pixels: Pixels, sigma: float) -> Pixels:

@@ -11,9 +11,9 @@ import zlib
 from collections.abc import Mapping
 
 import numpy as np
+import scipy
 from jaxtyping import Float
 from PIL import Image, ImageFilter
-from scipy import ndimage
 
 from experiments.distortions import Distortion, Pixels, gaussian_blur, jpeg, quantise_colours, to_pixels
 
@@ -26,7 +26,9 @@ def _rng(pixels: Pixels, kind: str) -> np.random.Generator:
 
 def _filtered(pixels: Pixels, kernel: Float[np.ndarray, "rows columns"]) -> Pixels:
     """Convolve each channel with a kernel of sum one."""
-    return to_pixels(ndimage.convolve(pixels.astype(np.float64), (kernel / kernel.sum())[:, :, None], mode="nearest"))
+    return to_pixels(
+        scipy.ndimage.convolve(pixels.astype(np.float64), (kernel / kernel.sum())[:, :, None], mode="nearest")
+    )
 
 
 def _to_lab(pixels: Pixels) -> Colours:
@@ -57,13 +59,13 @@ def motion_blur(pixels: Pixels, radius: float) -> Pixels:
     line = np.zeros((int(2 * radius) + 1,) * 2)
     line[int(radius)] = 1.0
     angle = _rng(pixels, "motion").uniform(0.0, 180.0)
-    return _filtered(pixels, np.clip(ndimage.rotate(line, angle, reshape=False, order=1), 0.0, None))
+    return _filtered(pixels, np.clip(scipy.ndimage.rotate(line, angle, reshape=False, order=1), 0.0, None))
 
 
 def colour_diffusion(pixels: Pixels, amount: float) -> Pixels:
     """Gaussian blur of the colours alone, in Lab; its sigma is ``1.5 amount + 2`` pixels."""
     lab = _to_lab(pixels)
-    lab[:, :, 1:] = ndimage.gaussian_filter(lab[:, :, 1:], (1.5 * amount + 2.0,) * 2 + (0.0,))
+    lab[:, :, 1:] = scipy.ndimage.gaussian_filter(lab[:, :, 1:], (1.5 * amount + 2.0,) * 2 + (0.0,))
     return _from_lab(lab)
 
 
@@ -71,9 +73,11 @@ def colour_shift(pixels: Pixels, amount: float) -> Pixels:
     """The green channel moved by ``amount`` pixels in a random direction, where the picture has edges."""
     angle = _rng(pixels, "shift").uniform(0.0, 2.0 * np.pi)
     values = pixels.astype(np.float64)
-    edges = ndimage.gaussian_gradient_magnitude(values.mean(axis=2), 2.0)
+    edges = scipy.ndimage.gaussian_gradient_magnitude(values.mean(axis=2), 2.0)
     weight = np.clip(edges / max(np.percentile(edges, 95), 1e-9), 0.0, 1.0)
-    moved = ndimage.shift(values[:, :, 1], (amount * np.sin(angle), amount * np.cos(angle)), order=1, mode="nearest")
+    moved = scipy.ndimage.shift(
+        values[:, :, 1], (amount * np.sin(angle), amount * np.cos(angle)), order=1, mode="nearest"
+    )
     values[:, :, 1] += weight * (moved - values[:, :, 1])
     return to_pixels(values)
 
@@ -128,10 +132,8 @@ def multiplicative_noise(pixels: Pixels, variance: float) -> Pixels:
 
 def denoised(pixels: Pixels, sigma: float) -> Pixels:
     """Gaussian noise of ``sigma``, for values in [0, 1], and what Wiener's adaptive filter leaves (KADID: a DnCNN)."""
-    from scipy import signal  # only here: it takes a second to import
-
     noisy = pixels + 255.0 * sigma * _rng(pixels, "denoise").normal(size=pixels.shape)
-    channels = [signal.wiener(channel, 5, (255.0 * sigma) ** 2) for channel in np.moveaxis(noisy, 2, 0)]
+    channels = [scipy.signal.wiener(channel, 5, (255.0 * sigma) ** 2) for channel in np.moveaxis(noisy, 2, 0)]
     return to_pixels(np.stack(channels, axis=2))
 
 
@@ -160,7 +162,9 @@ def jitter(pixels: Pixels, amount: float) -> Pixels:
     """Pixels taken from random places nearby; ``amount`` is the standard deviation, in pixels."""
     grid = np.indices(pixels.shape[:2]).astype(np.float64)
     places = grid + amount * _rng(pixels, "jitter").normal(size=grid.shape)
-    channels = [ndimage.map_coordinates(channel, places, order=1, mode="reflect") for channel in _channels(pixels)]
+    channels = [
+        scipy.ndimage.map_coordinates(channel, places, order=1, mode="reflect") for channel in _channels(pixels)
+    ]
     return to_pixels(np.stack(channels, axis=2))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.io
+import scipy
 
 from experiments import records
 from experiments.errors import UserError

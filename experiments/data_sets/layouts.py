@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import scipy.io
+import scipy
 
 from experiments.data_sets.data_set import TEST, TRAIN, VALIDATION, Item, Listing
 from experiments.data_sets.sheets import read_sheet

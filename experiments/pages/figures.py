@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
-from scipy import stats
 
 from experiments.errors import UserError
 from experiments.pages import ranking_files
@@ -68,7 +68,7 @@ def ranks_figure(score: np.ndarray, panels: Sequence[Panel]) -> Figure:
             ax.plot((1, end), y, color=SOFT, lw=0.8, ls=(0, (4, 3)), zorder=1)
             if panel is panels[-1]:
                 ax.annotate(name, (end, y[1]), (7, 0), textcoords="offset points", va="center", color=SOFT, size=8)
-        ranks = [stats.rankdata(values[known]) for values in (score, panel.reached)]
+        ranks = [scipy.stats.rankdata(values[known]) for values in (score, panel.reached)]
         ax.plot(*ranks, "o", color=panel.colour, ms=3, mec="none", alpha=0.6, rasterized=len(score) > MANY)
         _title(ax, panel, 84 // count)
         ax.set(box_aspect=1, xlabel="Rank by clean score")

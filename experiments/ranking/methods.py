@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
+import scipy
 
 from experiments.rank_targets import trade_off
 from experiments.ranking.study import Outcome, Study, Vector
@@ -152,7 +152,7 @@ def frontier(study: Study, outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
 
 
 def _places(scores: Vector) -> np.ndarray:
-    return rankdata(scores, "ordinal") - 1
+    return scipy.stats.rankdata(scores, "ordinal") - 1
 
 
 METHODS: Mapping[str, Method] = {

@@ -10,11 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
-from scipy import sparse
-from scipy.optimize import linprog
-from scipy.stats import rankdata
 
 Vector = Float[np.ndarray, " n"]
 
@@ -87,7 +85,7 @@ def targets_within(
 
 def _starts(reach: Reach) -> Iterator[Vector]:
     """Reversed scores as far as they are in reach; cuts; and bands of the ranking whose halves move past each other."""
-    order = rankdata(reach.scores, "ordinal") - 1
+    order = scipy.stats.rankdata(reach.scores, "ordinal") - 1
     yield np.clip(np.sort(reach.scores)[::-1][order], reach.low, reach.high)
     for share in np.linspace(0, 1, _CUTS + 2)[1:-1]:
         yield np.where(order >= share * len(order), reach.low, reach.high)
@@ -102,10 +100,10 @@ def _spread(targets: Vector, reach: Reach, gap: float) -> Vector:
     direction = np.sign(targets - reach.scores)
     direction[direction == 0] = np.where(reach.scores < np.median(reach.scores), 1, -1)[direction == 0]
     n, apart = len(order), np.minimum(np.diff(targets[order]), gap)
-    falls = sparse.diags_array([np.ones(n - 1), -np.ones(n - 1)], offsets=[0, 1], shape=(n - 1, n))
+    falls = scipy.sparse.diags_array([np.ones(n - 1), -np.ones(n - 1)], offsets=[0, 1], shape=(n - 1, n))
     bounds = np.stack([reach.low[order], reach.high[order]], axis=1)
     spread = targets.copy()
-    spread[order] = linprog(-direction[order], falls, -apart, bounds=bounds).x
+    spread[order] = scipy.optimize.linprog(-direction[order], falls, -apart, bounds=bounds).x
     return spread
 
 
@@ -114,7 +112,7 @@ class _Search:
 
     def __init__(self, reach: Reach, weight: float, gap: float) -> None:
         n = len(reach.scores)
-        ranks = rankdata(reach.scores) - (n + 1) / 2
+        ranks = scipy.stats.rankdata(reach.scores) - (n + 1) / 2
         self._reach, self._gap = reach, gap
         self._ranks = ranks / max(np.sum(ranks**2), 1e-300)  # their product with ranks of targets is the SROCC
         largest = np.maximum(reach.high - reach.scores, reach.scores - reach.low)
@@ -122,7 +120,7 @@ class _Search:
 
     def loss(self, targets: Vector) -> float:
         change = np.sum(np.abs(targets - self._reach.scores))
-        return float(self._ranks @ rankdata(targets) - self._weight * change)
+        return float(self._ranks @ scipy.stats.rankdata(targets) - self._weight * change)
 
     def descend(self, start: Vector, rng: np.random.Generator) -> Vector:
         targets = start.copy()

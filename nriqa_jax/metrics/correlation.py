@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from nriqa_jax.metrics.soft_rank import soft_plcc as soft_plcc
 from nriqa_jax.metrics.soft_rank import soft_rank as soft_rank
@@ -66,11 +66,11 @@ def _pearson(x: Vector, y: Vector) -> Any:
 
 
 def _spearman(x: Vector, y: Vector) -> Any:
-    return _pearson(stats.rankdata(x), stats.rankdata(y))
+    return _pearson(scipy.stats.rankdata(x), scipy.stats.rankdata(y))
 
 
 def _kendall(x: Vector, y: Vector) -> Any:
-    return stats.kendalltau(x, y, method="asymptotic" if x.size > 2 else "exact").statistic
+    return scipy.stats.kendalltau(x, y, method="asymptotic" if x.size > 2 else "exact").statistic
 
 
 def _mean_error(name: str, mean: Callable[[Vector], Any], predictions: ArrayLike, mos: ArrayLike) -> float:
@@ -143,7 +143,7 @@ def bootstrap_interval(
         defined = vectors[0].size > 1 and math.isfinite(statistic(*vectors))
         if defined:
             rng = np.random.default_rng(seed)
-            draws = stats.bootstrap(
+            draws = scipy.stats.bootstrap(
                 vectors, statistic, n_resamples=resamples, paired=True, vectorized=False, method="percentile", rng=rng
             ).bootstrap_distribution
             low, high = np.nanquantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])

@@ -5,18 +5,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import optimize, special
 
 from nriqa_jax.metrics.correlation import Vector, find_flaw, score_pair
 
 
 def _logistic4(x: Vector, b1: float, b2: float, b3: float, b4: float) -> Vector:
-    return (b1 - b2) * special.expit((x - b3) / abs(b4)) + b2
+    return (b1 - b2) * scipy.special.expit((x - b3) / abs(b4)) + b2
 
 
 def _logistic5(x: Vector, b1: float, b2: float, b3: float, b4: float, b5: float) -> Vector:
-    return b1 * (special.expit(b2 * (x - b3)) - 0.5) + b4 * x + b5
+    return b1 * (scipy.special.expit(b2 * (x - b3)) - 0.5) + b4 * x + b5
 
 
 _CURVES: dict[int, Callable[..., Vector]] = {4: _logistic4, 5: _logistic5}
@@ -48,10 +48,12 @@ def _least_squares(x: Vector, y: Vector, starts: Sequence[tuple[float, ...]]) ->
     """Fit the curve with as many parameters as the starts have, from each start; return the best fit."""
     curve, fits = _CURVES[len(starts[0])], []
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore", optimize.OptimizeWarning)  # no covariance: it is not used
+        warnings.simplefilter("ignore", scipy.optimize.OptimizeWarning)  # no covariance: it is not used
         for start in np.clip(starts, -_BOX, _BOX):
             try:
-                found, _ = optimize.curve_fit(curve, x, y, start, bounds=(-_BOX, _BOX), x_scale="jac", max_nfev=1000)
+                found, _ = scipy.optimize.curve_fit(
+                    curve, x, y, start, bounds=(-_BOX, _BOX), x_scale="jac", max_nfev=1000
+                )
             except RuntimeError:  # no convergence from here
                 continue
             fits.append((float(np.sum((curve(x, *found) - y) ** 2)), tuple(found)))

@@ -5,6 +5,7 @@ good photographs (`Pristine`). It is used to score images and to choose budgets;
 shapes of distributions are looked up in a table.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -12,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
-from scipy.special import gamma
 
 from nriqa_jax.image import luma_8bit
 from nriqa_jax.types import Images, Scores
@@ -22,7 +22,8 @@ FEATURES = 36  # 18 at each of two scales
 _SHARP = 0.75  # of the sharpest block of a photograph
 _SINGULAR = 1e-12  # smallest variance of a model along any direction, by the largest
 _SHAPES = np.linspace(0.2, 10.0, 9801)
-_RATIOS = gamma(2 / _SHAPES) ** 2 / (gamma(1 / _SHAPES) * gamma(3 / _SHAPES))
+_GAMMA_1, _GAMMA_2, _GAMMA_3 = (np.vectorize(math.gamma)(k / _SHAPES) for k in (1, 2, 3))
+_RATIOS = _GAMMA_2**2 / (_GAMMA_1 * _GAMMA_3)
 _WINDOW = np.exp(-(np.arange(-3, 4) ** 2) / (2 * (7 / 6) ** 2))
 _HALVING = np.array([-3, -9, 29, 111, 111, 29, -9, -3]) / 256  # cubic convolution (a = -1/2), stretched by 2
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))
@@ -186,7 +187,7 @@ def _features(tiles: Float[Array, "batch blocks size size"]) -> Float[Array, "ba
     products = [tiles * jnp.roll(tiles, shift, axis=(2, 3)) for shift in _SHIFTS]
     index, left, right = _asymmetric_gaussian(jnp.stack([tiles, *products]))
     shape = _looked_up(_SHAPES, index, tiles.dtype)
-    offset = (right - left) * _looked_up(gamma(2 / _SHAPES) / gamma(1 / _SHAPES), index, tiles.dtype)
+    offset = (right - left) * _looked_up(_GAMMA_2 / _GAMMA_1, index, tiles.dtype)
     features = [shape[0], (left[0] + right[0]) / 2]
     for i in range(1, 5):
         features += [shape[i], offset[i], left[i], right[i]]
@@ -208,7 +209,7 @@ def _asymmetric_gaussian(
     ratio = left / right
     moments = jnp.mean(jnp.abs(x), axis=(3, 4)) ** 2 / jnp.mean(squares, axis=(3, 4))
     index = _nearest(moments * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2)
-    scale = _looked_up(np.sqrt(gamma(1 / _SHAPES) / gamma(3 / _SHAPES)), index, x.dtype)
+    scale = _looked_up(np.sqrt(_GAMMA_1 / _GAMMA_3), index, x.dtype)
     return index, left * scale, right * scale
 
 

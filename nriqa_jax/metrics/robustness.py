@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from nriqa_jax.metrics.correlation import Vector, find_flaw, score_pair, undefined
 
@@ -167,7 +167,7 @@ def wasserstein_score(clean: ArrayLike, adversarial: ArrayLike, *, low: Number, 
       ValueError: the shapes differ or ``low >= high``.
     """
     u, v = _rescaled(clean, adversarial, low, high)
-    return _evaluate("the Wasserstein score", _signed(stats.wasserstein_distance), u, v)
+    return _evaluate("the Wasserstein score", _signed(scipy.stats.wasserstein_distance), u, v)
 
 
 def energy_score(clean: ArrayLike, adversarial: ArrayLike, *, low: Number, high: Number) -> float:
@@ -186,4 +186,4 @@ def energy_score(clean: ArrayLike, adversarial: ArrayLike, *, low: Number, high:
       ValueError: the shapes differ or ``low >= high``.
     """
     u, v = _rescaled(clean, adversarial, low, high)
-    return _evaluate("the energy score", _signed(stats.energy_distance), u, v)
+    return _evaluate("the energy score", _signed(scipy.stats.energy_distance), u, v)
