@@ -8,10 +8,11 @@ it was. "quality" objectives know the model's direction; "score" objectives move
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import (
@@ -29,7 +30,7 @@ from experiments import (
 from experiments.catalog import OBJECTIVES
 from nriqa_jax.attacks.objectives import per_range
 from nriqa_jax.models.model import Model
-from nriqa_jax.types import Scores
+from nriqa_jax.types import CompositeAttack, Scores, StepwiseAttack
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ def run(config: Config) -> ledger.Table:
     out = Path(config.out)
     images = pipeline.survey(Path(config.images), out, model.preprocess.min_side)
     ledger.open_run(out, pipeline.run_config("attack_images", config, images, details))
-    sizes = settings.sizes_of_batches(config, scorers, images)
+    sizes = settings.sizes_of_batches(config, scorers, images, make_attack(None, jnp.zeros(1)))
     job = attacking.Job(images, settings.replicas(config, scorers), sizes, config.seed)
     tables = attacking.attack_set(job, out, make_attack)
 
@@ -63,7 +64,9 @@ def run(config: Config) -> ledger.Table:
     return tables.rows
 
 
-def attack_maker(config: Config, model: Model, more: int = 1) -> attacking.MakeAttack:
+def attack_maker(
+    config: Config, model: Model, more: int = 1
+) -> Callable[[Any, Scores], StepwiseAttack | CompositeAttack]:
     """A function from a batch to the attack that the flags ask for, with ``more`` times its steps.
 
     Raises:

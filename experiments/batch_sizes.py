@@ -9,8 +9,8 @@ import jax
 
 from experiments import processes
 from experiments.ledger import write_json
-from nriqa_jax.memory import gradient_bytes
-from nriqa_jax.types import ScoreFn
+from nriqa_jax.memory import gradient_bytes, scored_together
+from nriqa_jax.types import Attack, ScoreFn
 
 Size = tuple[int, int]
 
@@ -68,18 +68,20 @@ def fixed(batch_size: int) -> Callable[[Size], int]:
     return lambda size: batch_size
 
 
-def automatic(score_fn: ScoreFn, largest: Size, devices: int) -> Callable[[Size], int]:
+def automatic(score_fn: ScoreFn, largest: Size, devices: int, attack: Attack | None = None) -> Callable[[Size], int]:
     """Batch sizes for which memory should suffice, gradients included.
 
     Args:
       score_fn: the model.
       largest: size of the largest image, for which the need of memory is estimated; others are scaled by area.
       devices: number of devices in use.
+      attack: what is done with the images, where that is more than scoring each.
     """
-    per_pixel = gradient_bytes(score_fn, *largest) / (largest[0] * largest[1])
+    together = scored_together(attack, *largest) if attack else 1
+    per_pixel = together * gradient_bytes(score_fn, *largest) / (largest[0] * largest[1])
     share = _SHARE_OF_MEMORY * _free_memory(devices)
     most = _MOST_ON_CPU if jax.default_backend() == "cpu" else _MOST_ON_ACCELERATORS
-    return lambda size: max(1, min(most, int(share / (per_pixel * size[0] * size[1]))))
+    return lambda size: max(1, min(most // together, int(share / (per_pixel * size[0] * size[1]))))
 
 
 def _free_memory(devices: int) -> float:

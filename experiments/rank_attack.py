@@ -32,6 +32,7 @@ from experiments.rank_targets import StageOne, check, stage_one, write_stage_one
 from experiments.ranking import tables
 from experiments.ranking.methods import METHODS, frontier
 from experiments.ranking.study import Presets, Study
+from nriqa_jax.attacks.objectives import raise_score
 from nriqa_jax.models.model import Model
 
 _SHARE = 5  # epsilon in steps of the published stage two
@@ -60,7 +61,7 @@ def run(config: Config) -> ledger.Table:
     images = pipeline.survey(Path(config.images), out, model.preprocess.min_side)
     mos = _mos(config, images.names)
     ledger.open_run(out, pipeline.run_config("rank_attack", config, images, details))
-    sizes = settings.sizes_of_batches(config, scorers, images)
+    sizes = settings.sizes_of_batches(config, scorers, images, presets.whole(raise_score()))
     job = attacking.Job(images, settings.replicas(config, scorers), sizes, config.seed)
     study = Study(job, out, presets, model.score_range, partial(stage_one, config), config.method)
     if len(study.names) < 2:

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from experiments import batch_sizes, cli, ledger, weights
 from experiments.catalog import MODELS
 from experiments.loading import ImageSet
+from nriqa_jax import types
 from nriqa_jax.memory import rematerialize
 from nriqa_jax.models.model import Model, Preprocess, Variables
 from nriqa_jax.parallel import Replicas
-from nriqa_jax.types import ScoreFn
 
 Partial = jax.tree_util.Partial
 PRECISIONS = ("highest", "tf32", "bf16")
@@ -54,12 +54,12 @@ class Scorers(NamedTuple):
       surrogate: what attacks see instead of the model, where they are to carry over from another one.
     """
 
-    score: ScoreFn
-    gradient: ScoreFn | None = None
-    surrogate: ScoreFn | None = None
+    score: types.ScoreFn
+    gradient: types.ScoreFn | None = None
+    surrogate: types.ScoreFn | None = None
 
     @property
-    def attacked(self) -> ScoreFn:
+    def attacked(self) -> types.ScoreFn:
         """What attacks compute gradients of."""
         return self.surrogate or self.gradient or self.score
 
@@ -128,13 +128,15 @@ def replicas(config: Common, scorers: Scorers) -> Replicas:
     return Replicas(scorers, cli.devices(config))
 
 
-def sizes_of_batches(config: Common, scorers: Scorers, images: ImageSet) -> batch_sizes.BatchSizes:
+def sizes_of_batches(
+    config: Common, scorers: Scorers, images: ImageSet, attack: types.Attack | None = None
+) -> batch_sizes.BatchSizes:
     """How many images of each size to compute together; as an earlier part of the run settled, if there was one."""
     if config.batch_size or not images.sizes:
         default = batch_sizes.fixed(config.batch_size or 1)
     else:
         largest = max(images.sizes.values(), key=lambda size: size[0] * size[1])
-        default = batch_sizes.automatic(scorers.attacked, largest, len(cli.devices(config)))
+        default = batch_sizes.automatic(scorers.attacked, largest, len(cli.devices(config)), attack)
     return batch_sizes.BatchSizes(Path(config.out) / "batch_sizes.json", default)
 
 

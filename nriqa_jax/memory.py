@@ -1,11 +1,12 @@
 """What a computation needs in memory, and what to do when that is too much."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from nriqa_jax.types import ScoreFn
+from nriqa_jax.types import Attack, Images, ScoreFn, Scores
 
 _PRODUCTS = frozenset({"conv_general_dilated", "dot_general"})
 
@@ -14,6 +15,25 @@ def gradient_bytes(score_fn: ScoreFn, height: int, width: int) -> int:
     """Upper estimate of what scoring one image with a gradient takes: all values of the forward pass together."""
     image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
     return _bytes_of_values(jax.make_jaxpr(score_fn)(image).jaxpr)
+
+
+def scored_together(attack: Attack, height: int, width: int) -> int:
+    """How many images an attack on one image has scored at once: its probes of a step, or its starts.
+
+    Args:
+      attack: any attack; only its program is looked at.
+      height: of the image.
+      width: of the image.
+    """
+
+    def stand_in(images: Images) -> Scores:
+        return jnp.mean(images, axis=(1, 2, 3))
+
+    image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    program = jax.make_jaxpr(lambda *batch: attack(jax.jit(stand_in), *batch).images)(image, keys).jaxpr
+    scored = [equation for equation in _equations(program) if equation.params.get("name") == stand_in.__name__]
+    return max((equation.invars[0].aval.size // image.size for equation in scored), default=1)
 
 
 def _bytes_of_values(jaxpr: Any) -> int:
@@ -25,6 +45,13 @@ def _bytes_of_values(jaxpr: Any) -> int:
         else:
             total += sum(var.aval.size * var.aval.dtype.itemsize for var in equation.outvars)
     return total
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    for equation in jaxpr.eqns:
+        yield equation
+        for program in _inner_programs(equation):
+            yield from _equations(program)
 
 
 def _inner_programs(equation: Any) -> list[Any]:

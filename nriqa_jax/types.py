@@ -181,7 +181,7 @@ class Runner(NamedTuple):
 
 
 @runtime_checkable
-class CompositeAttack(Protocol):
+class CompositeAttack(Attack, Protocol):
     """An attack that consists of others, which it has run one after the other, and chooses per image."""
 
     @property

@@ -62,7 +62,7 @@ def test_the_masked_projection_is_that_of_each_image(images):
     theta = theta * jax.random.uniform(jax.random.key(4), images.shape, minval=0.9)
     found = rmse(10 / 255).project(theta, images)
     for one, change, x0 in zip(found, np.asarray(theta), np.asarray(images)):
-        np.testing.assert_allclose(one, numpy_back_into_rmse(change, x0, 10 / 255), atol=1e-6)
+        np.testing.assert_allclose(one, numpy_back_into_rmse(change, x0, 10 / 255), atol=5e-6)  # it rounds at each step
     assert np.all(root_mean_square(found) <= 10 / 255)
 
 

@@ -17,6 +17,10 @@ from experiments import attack_images, batch_sizes, compilation, ledger, score_i
 from experiments.catalog import MODELS
 from experiments.settings import PRECISIONS
 from nriqa_jax import memory
+from nriqa_jax.attacks.black_box import nes
+from nriqa_jax.attacks.composite import Strongest
+from nriqa_jax.attacks.objectives import raise_score
+from nriqa_jax.attacks.presets import ifgsm, pgd
 from nriqa_jax.parallel import call
 
 ROOT = Path(__file__).parents[1]
@@ -111,6 +115,15 @@ def test_automatic_batch_sizes_follow_memory_and_area(tiny_score, monkeypatch):
     assert halved((256, 256)) <= sizes((256, 256)) // 2 + 1
     assert sizes((4096, 4096)) == 1
     assert sizes((32, 32)) == 16
+
+
+def test_what_an_attack_scores_together_makes_batches_smaller(tiny_score):
+    up = raise_score()
+    attacks = {1: ifgsm(up), 3: pgd(up, restarts=3), 10: nes(up, samples=5)}
+    attacks[20] = Strongest(up, (ifgsm(up), nes(up, samples=10)))
+    for together, attack in attacks.items():
+        assert memory.scored_together(attack, 40, 50) == together
+        assert batch_sizes.automatic(tiny_score, (40, 50), 2, attack)((40, 50)) == max(16 // together, 1)
 
 
 def test_the_estimate_of_memory_is_an_upper_one(tiny_score):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from experiments import attack_images, attacking, batch_sizes, ledger, loading, records
 from experiments.matrix import purification
@@ -17,7 +18,7 @@ from experiments.settings import Scorers
 from nriqa_jax.defenses.adaptive import attackable, defended, eot
 from nriqa_jax.models.model import Model
 from nriqa_jax.parallel import Replicas
-from nriqa_jax.types import Purifier, ScoreFn
+from nriqa_jax.types import Attack, Purifier, ScoreFn
 
 
 class Subject(NamedTuple):
@@ -124,8 +125,9 @@ class Sets(NamedTuple):
         model, score_fn = self.subjects[source.model]
         scorers = Scorers(score_fn) if source.through is None else self._behind(score_fn, source.through)
         out, seed = self.out / source.folder, self.machine.seed
-        job = attacking.Job(self.images, self._replicas(scorers), self._sizes(scorers.attacked, out), seed)
-        attacking.attack_set(job, out, attack_images.attack_maker(self.attacks[source.attack], model))
+        make_attack = attack_images.attack_maker(self.attacks[source.attack], model)
+        sizes = self._sizes(scorers.attacked, out, make_attack(None, jnp.zeros(1)))
+        attacking.attack_set(attacking.Job(self.images, self._replicas(scorers), sizes, seed), out, make_attack)
 
     def _behind(self, score_fn: ScoreFn, through: Spelled) -> Scorers:
         """A model behind a purifier, and that as an attack differentiates it best."""
@@ -166,14 +168,14 @@ class Sets(NamedTuple):
     def _replicas(self, tree: Any) -> Replicas:
         return Replicas(tree, self.machine.devices)
 
-    def _sizes(self, score_fn: ScoreFn, out: Path) -> batch_sizes.BatchSizes:
+    def _sizes(self, score_fn: ScoreFn, out: Path, attack: Attack | None = None) -> batch_sizes.BatchSizes:
         """How many images to compute together, as an earlier part of the run settled."""
         out.mkdir(parents=True, exist_ok=True)
 
         @cache  # an estimate takes a while, and a set that is there needs none
         def estimate() -> Callable[[batch_sizes.Size], int]:
             largest = max(self.images.sizes.values(), key=lambda size: size[0] * size[1])
-            return batch_sizes.automatic(score_fn, largest, len(self.machine.devices))
+            return batch_sizes.automatic(score_fn, largest, len(self.machine.devices), attack)
 
         fixed = batch_sizes.fixed(self.machine.batch_size)
         default = fixed if self.machine.batch_size else lambda size: estimate()(size)

@@ -20,8 +20,6 @@ def madc(
     """Sign steps that keep the mean squared change, by the MSU benchmark (Wang & Simoncelli, J. Vision 2008).
 
     A root mean square of at most ``steps * step_size`` is certain, and so the radius has no effect on small steps.
-    Give each batch to one device where devices are CPUs: the projection ends for all images together, and XLA can wait
-    for ever when several CPU devices meet in a loop.
 
     Args:
       objective: what to minimise; its scale does not matter.

@@ -8,12 +8,13 @@ for all images, or one per image.
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Int
 
 from nriqa_jax.types import Images, Keys, Perturbation
 
 Delta = Float[Array, "batch height width 3"]
 Radius = Float[Array, ""] | Float[Array, " batch"] | float
+_STEP_BITS = 16  # of the number of steps back
 
 
 def linf(epsilon: Radius, *, random_start: bool = False) -> Perturbation:
@@ -49,7 +50,7 @@ def rmse(epsilon: Radius, shrink: float = 0.0005) -> Perturbation:
 
     Args:
       epsilon: radius, in units of the pixel range [0, 1].
-      shrink: size of a step back, in the same units.
+      shrink: size of a step back, in the same units; at least 1/65536.
     """
     return Perturbation(
         Partial(_zero_start), Partial(_project_rmse, epsilon, shrink), Partial(_add), Partial(_used_rmse, epsilon)
@@ -136,17 +137,33 @@ def _project_l2(epsilon: Radius, theta: Delta, images: Images) -> Delta:
 def _project_rmse(epsilon: Radius, shrink: Radius, theta: Delta, images: Images) -> Delta:
     radius, start = jnp.reshape(epsilon, -1), jnp.max(jnp.abs(theta), axis=(1, 2, 3))
 
-    def active(step: Array, theta: Delta) -> Bool[Array, " batch"]:
-        return (root_mean_square(theta) > radius) & (step * shrink < start)
+    def halve(_: Int[Array, ""], bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        few, enough = bounds
+        middle = (few + enough) // 2
+        inside = root_mean_square(_after_steps_back(middle, shrink, theta, images)) <= radius
+        return jnp.where(inside, few, middle + 1), jnp.where(inside, middle, enough)
 
-    def back(carry: tuple[Array, Delta]) -> tuple[Array, Delta]:
-        step, theta = carry
-        shrunk = _project_range(theta - shrink * jnp.sign(theta), images)
-        return step + 1, jnp.where(active(step, theta)[:, None, None, None], shrunk, theta)
-
-    _, theta = jax.lax.while_loop(lambda carry: jnp.any(active(*carry)), back, (jnp.zeros((), jnp.int32), theta))
+    # A loop of fixed length, as one that ends when the last image does would make devices wait for each other.
+    most = jnp.ceil(start / shrink).astype(jnp.int32)
+    _, steps = jax.lax.fori_loop(0, _STEP_BITS, halve, (jnp.zeros_like(most), most))
+    theta = _after_steps_back(steps, shrink, theta, images)
     # Changes below one step swing around 0 for ever: within a radius that small, they are scaled.
     return _project_range(theta * per_image(jnp.minimum(1.0, radius / _positive(root_mean_square(theta)))), images)
+
+
+def _after_steps_back(steps: Int[Array, " batch"], shrink: Radius, theta: Delta, images: Images) -> Delta:
+    """Steps toward 0 that pass it in the end, and then swing between its two sides, within the pixel range."""
+
+    def step(theta: Delta) -> Delta:
+        return _project_range(theta - shrink * jnp.sign(theta), images)
+
+    first = step(theta)  # which may have come from outside the pixel range
+    steps = steps[:, None, None, None]
+    straight = jnp.minimum(steps - 1, jnp.floor(jnp.abs(first) / shrink))
+    before = first - straight * shrink * jnp.sign(first)
+    past, left = step(before), steps - 1 - straight
+    after = jnp.where(left == 0, before, jnp.where(left % 2 == 1, past, step(past)))
+    return jnp.where(steps == 0, theta, after)
 
 
 def _step_back_into_linf(epsilon: Radius, shrink: Radius, theta: Delta, images: Images) -> Delta:
