@@ -66,6 +66,13 @@ def test_the_masked_projection_is_that_of_each_image(images):
     assert np.all(root_mean_square(found) <= 10 / 255)
 
 
+@pytest.mark.parametrize("size", [1e-5, 3e-4, 0.03])
+def test_what_is_inside_stays(size, images):
+    theta = size * jax.random.choice(jax.random.key(3), jnp.array([-1.0, 1.0]), images.shape)
+    theta = jnp.clip(theta, -images, 1 - images)
+    np.testing.assert_array_equal(rmse(1.1 * size).project(theta, images), theta)
+
+
 @pytest.mark.parametrize("epsilon", [0.0, 1e-5, 4e-4])
 def test_radii_below_a_step_end_and_hold(epsilon, images):
     theta = 0.03 * jax.random.normal(jax.random.key(3), images.shape)

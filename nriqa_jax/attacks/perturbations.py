@@ -135,17 +135,18 @@ def _project_l2(epsilon: Radius, theta: Delta, images: Images) -> Delta:
 
 
 def _project_rmse(epsilon: Radius, shrink: Radius, theta: Delta, images: Images) -> Delta:
-    radius, start = jnp.reshape(epsilon, -1), jnp.max(jnp.abs(theta), axis=(1, 2, 3))
+    radius = jnp.reshape(epsilon, -1)
 
-    def halve(_: Int[Array, ""], bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(round: Int[Array, ""], bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         few, enough = bounds
-        middle = (few + enough) // 2
+        middle = jnp.where(round == 0, 0, (few + enough) // 2)  # what is inside already stays
         inside = root_mean_square(_after_steps_back(middle, shrink, theta, images)) <= radius
         return jnp.where(inside, few, middle + 1), jnp.where(inside, middle, enough)
 
     # A loop of fixed length, as one that ends when the last image does would make devices wait for each other.
-    most = jnp.ceil(start / shrink).astype(jnp.int32)
-    _, steps = jax.lax.fori_loop(0, _STEP_BITS, halve, (jnp.zeros_like(most), most))
+    none = jnp.zeros(len(theta), jnp.int32)
+    most = none + jnp.ceil(1 / shrink).astype(jnp.int32) + 1  # after the first step, changes are at most 1
+    _, steps = jax.lax.fori_loop(0, 1 + _STEP_BITS, halve, (none, most))
     theta = _after_steps_back(steps, shrink, theta, images)
     # Changes below one step swing around 0 for ever: within a radius that small, they are scaled.
     return _project_range(theta * per_image(jnp.minimum(1.0, radius / _positive(root_mean_square(theta)))), images)
