@@ -77,7 +77,7 @@ def preset(config: Any, more: int = 1) -> MakeAttack:
             raise cli.UserError(f"--{name} does not apply to --attack={config.attack}")
         if name in _COUNTS and value < 1:
             raise cli.UserError(f"--{name}={value} must be at least 1")
-    for name in _NEEDED.keys() & accepted.keys() - chosen.keys():
+    for name in needed(config.attack) - chosen.keys():
         raise cli.UserError(f"--attack={config.attack} needs {_NEEDED[name]}")
     if more > 1 and "steps" in accepted:
         chosen["steps"] = more * chosen.get("steps", accepted["steps"].default)
@@ -106,6 +106,11 @@ def read_entry(text: str, flag: str) -> tuple[str, dict[str, int]]:
         if name not in _COUNTS or not value.isdigit():
             raise cli.UserError(f"--{flag}: '{setting}' is not steps=N, restarts=N or queries=N")
     return attack, {name: int(value) for name, _, value in pairs}
+
+
+def needed(attack: str) -> set[str]:
+    """The settings of an attack that have no default: files."""
+    return _NEEDED.keys() & parameters(attack).keys()
 
 
 def strength_is_radius(attack: str) -> bool:

@@ -41,6 +41,9 @@ class Config(settings.Common):
 
     attacks: str = cli.flag(cli.REQUIRED, "Attacks, separated by commas; settings of one after colons: ssah:steps=20.")
     epsilon: str = cli.flag("4/255", "Largest change of a pixel value.")
+    pattern: str = cli.flag("", "File for universal, with {objective} where raise_score or lower_score is to stand.")
+    network: str = cli.flag("", "File for facpa, with {objective} in the same way.")
+    natural: str = cli.flag("", "Model of natural images, or good photographs, for amifgsm_niqe.")
 
 
 def run(config: Config) -> list[dict[str, Any]]:
@@ -62,7 +65,8 @@ def _measure(config: Config, attack: str, objective: str, given: dict[str, int])
     }
     in_a_ball = attack_flags.strength_is_radius(attack)
     budget: dict[str, Any] = {"epsilon": config.epsilon} if in_a_ball else {"match_linf": config.epsilon}
-    chosen: dict[str, Any] = {**common, **given, "out": str(out), "attack": attack, "objective": objective}
+    files = {name: getattr(config, name).replace("{objective}", objective) for name in attack_flags.needed(attack)}
+    chosen: dict[str, Any] = {**common, **given, **files, "attack": attack, "objective": objective}
     table = attack_images.run(attack_images.Config(**chosen, **budget))
     statistics = json.loads((out / "summary.json").read_text())["statistics"]
     forward, backward = passes(attack_flags.preset(attack_images.Config(**chosen))(raise_score()))

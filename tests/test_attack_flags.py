@@ -199,6 +199,15 @@ def test_attacks_are_compared_at_one_budget(folder, tmp_path):
             )
 
 
+def test_a_comparison_gives_each_direction_its_file(folder, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(attack_images, "run", lambda config: asked.append(config) or 1 / 0)
+    given = {"model": "tinyiqa", "weights": "embedded", "images": str(folder), "out": str(tmp_path)}
+    with pytest.raises(ZeroDivisionError):
+        compare_attacks.run(compare_attacks.Config(**given, attacks="universal", pattern="made/{objective}.npy"))
+    assert asked[0].pattern == "made/raise_score.npy"
+
+
 @pytest.mark.parametrize(
     ("attack", "settings", "passes"),
     [

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from blurred_set import QUICK, blurred_set
 from PIL import Image
 
 from experiments import train_model
@@ -24,25 +25,11 @@ from weights_convert import store
 from weights_convert.rules import flatten
 
 ROOT = Path(__file__).parents[1]
-SIDE = 40
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """Twenty pictures of five scenes, each at four strengths of blur, scored by it."""
-    folder = tmp_path_factory.mktemp("set")
-    rng, rows = np.random.default_rng(0), ["ref_name,dist_name,mos"]
-    for scene in range(5):
-        picture = Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
-        for level in range(4):
-            small = picture.resize((SIDE - 9 * level,) * 2, Image.Resampling.BILINEAR)
-            small.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(folder / f"s{scene}_{level}.png")
-            rows.append(f"s{scene}.png,s{scene}_{level}.png,{90 - 25 * level + scene}")
-    (folder / "set.csv").write_text("\n".join(rows))
-    return folder / "set.csv"
-
-
-QUICK = {"model": "tinyiqa", "crop": 32, "epochs": 2, "batch_size": 6, "shares": "60,20,20", "learning_rate": 3e-3}
+    return blurred_set(tmp_path_factory.mktemp("set"))
 
 
 def train(table, out, **settings):
