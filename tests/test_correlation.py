@@ -5,6 +5,7 @@ from pathlib import Path
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 from scipy import stats
@@ -167,7 +168,7 @@ def test_fit_that_never_converges_says_so(monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError
 
-    monkeypatch.setattr(logistic.optimize, "curve_fit", fail)
+    monkeypatch.setattr(scipy.optimize, "curve_fit", fail)
     with pytest.raises(ValueError, match="4-parameter logistic fit did not converge"):
         fit_logistic4(*noisy_pair())
 
