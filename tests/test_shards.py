@@ -1,6 +1,6 @@
 """Images of a batch that is spread over devices stay where they are: no program moves data between devices.
 
-On CPUs such an exchange can wait for ever for a thread that another program holds.
+On CPUs such an exchange can wait for ever for a thread that another program holds; so can a call of LAPACK.
 """
 
 import re
@@ -17,6 +17,7 @@ from test_contract import briefly
 from experiments.catalog import PURIFIERS
 from nriqa_jax import parallel
 from nriqa_jax.attacks.objectives import raise_score
+from nriqa_jax.metrics.niqe import FEATURES, niqe, pristine_of
 from nriqa_jax.types import CompositeAttack
 
 HEIGHT, WIDTH = 97, 99  # odd, and enough for NIQE
@@ -38,7 +39,8 @@ def score(images):
 
 
 def exchanges(compiled):
-    return set(re.findall(r"all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter", compiled.as_text()))
+    waiting = r"all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|lapack"
+    return set(re.findall(waiting, compiled.as_text()))
 
 
 @pytest.mark.parametrize("name", STEPWISE)
@@ -55,8 +57,11 @@ def test_a_step_of_an_attack(name, spread):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     state = jax.tree.map(place, state)
-    compiled = parallel._step.lower(attack, score_fn, images, state, images.sharding).compile()
-    assert not exchanges(compiled)
+    start = parallel._start.lower(attack, score_fn, images, keys, images.sharding)
+    step = parallel._step.lower(attack, score_fn, images, state, images.sharding)
+    losses = jax.ShapeDtypeStruct((attack.steps, 2), jnp.float32)
+    finish = parallel._finish.lower(attack, score_fn, images, state, losses)
+    assert not any(exchanges(program.compile()) for program in (start, step, finish))
 
 
 @pytest.mark.parametrize("name", [name for name in PURIFIERS if name not in IN_THE_HOST])
@@ -68,3 +73,9 @@ def test_the_gradient_through_a_purifier(name, spread):
         return jax.vjp(lambda x: score(purifier(x, keys)), images)[1](jnp.ones(2))
 
     assert not exchanges(jax.jit(gradient).lower(images, keys).compile())
+
+
+def test_the_radius_by_niqe(spread):
+    images, _ = spread
+    pristine = pristine_of(np.zeros(FEATURES), np.eye(FEATURES))
+    assert not exchanges(jax.jit(niqe).lower(images, pristine).compile())

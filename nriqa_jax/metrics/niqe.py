@@ -84,7 +84,7 @@ def niqe(images: Images, pristine: Pristine) -> Scores:
     rest = (white - centre[:, None]) * weights
     own = jnp.einsum("bni,bnj->bij", rest, rest, precision="highest") / jnp.maximum(count - 1, 1)[..., None]
     both = (jnp.eye(FEATURES, dtype=images.dtype) + own) / 2
-    distance = jnp.sqrt(jnp.sum(centre * jnp.linalg.solve(both, centre[..., None])[..., 0], axis=1))
+    distance = jnp.sqrt(jnp.sum(centre * _solved(both, centre), axis=1))
     return jnp.where(jnp.any(blocks.textured, axis=1), distance, jnp.inf)
 
 
@@ -123,6 +123,20 @@ def fit_pristine(photographs: Iterable[Images]) -> Pristine:
     if len(features) <= FEATURES:
         raise ValueError(f"a model of natural images needs more than {FEATURES} sharp blocks, got {len(features)}")
     return pristine_of(features.mean(axis=0), np.cov(features, rowvar=False))
+
+
+def _solved(matrices: Float[Array, "batch n n"], right: Float[Array, "batch n"]) -> Float[Array, "batch n"]:
+    """Solutions of linear equations with positive definite matrices, which need no pivots.
+
+    Not by LAPACK: its calls on several CPU devices of a process can wait for each other for ever.
+    """
+
+    def eliminate(k: Int[Array, ""], system: Array) -> Array:
+        row = system[:, k] / system[:, k, k, None]
+        return (system - system[:, :, k, None] * row[:, None]).at[:, k].set(row)
+
+    system = jnp.concatenate([matrices, right[..., None]], axis=-1)
+    return jax.lax.fori_loop(0, right.shape[1], eliminate, system)[..., -1]
 
 
 def block_features(images: Images) -> Blocks:
