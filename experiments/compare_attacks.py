@@ -24,6 +24,7 @@ from experiments.ledger import Table, write_atomic
 from experiments.pipeline import TIMING_COLUMNS
 from nriqa_jax.attacks.composite import ROUNDS, run_any
 from nriqa_jax.attacks.objectives import raise_score
+from nriqa_jax.metrics.niqe import BLOCK
 from nriqa_jax.types import Images, Scores
 
 STATISTICS = ("change_mean", "r_ln", "r_log10", "linf_255", "psnr", "ssim")
@@ -32,7 +33,7 @@ COLUMNS = (
     *("seconds_per_image", "runs", "forward_passes", "backward_passes"),
 )
 _OBJECTIVES = ("raise_score", "lower_score")
-_SIDE = 24  # of the image on which passes are counted
+_SIDE = BLOCK  # of the image on which passes are counted: NIQE needs so much
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
