@@ -17,6 +17,8 @@ from nriqa_jax.attacks import diagnostics
 from nriqa_jax.metrics import correlation, robustness
 from nriqa_jax.models.model import Model
 
+_RESAMPLES = 1000  # of an interval
+
 
 class Statistic(NamedTuple):
     """A number over images.
@@ -97,7 +99,7 @@ def _evaluate(statistics: Mapping[str, Statistic], table: Table) -> dict[str, di
         for key, statistic in statistics.items():
             columns = [table.numbers(name) for name in statistic.columns]
             value = float(statistic.compute(*columns)) if columns[0].size else math.nan
-            low, high = correlation.bootstrap_interval(statistic.compute, *columns)
+            low, high = correlation.bootstrap_interval(statistic.compute, *columns, resamples=_RESAMPLES)
             results[key] = {"label": statistic.label, "value": value, "low": low, "high": high, "note": statistic.note}
     return results
 

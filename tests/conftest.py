@@ -22,7 +22,7 @@ import pytest
 from absl import flags
 from PIL import Image
 
-from experiments import cli, heap
+from experiments import cli, heap, summary
 
 jax.config.update("jax_num_cpu_devices", 2)  # scripts in this process use both
 
@@ -38,6 +38,14 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip("the folder of real photographs and weights is not here")
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_intervals():
+    """Few resamples in the summaries of runs: with checked types, those of all runs would take a tenth of the suite."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(summary, "_RESAMPLES", 50)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -125,6 +133,15 @@ def refusal(script):
         return message
 
     return refuse
+
+
+@pytest.fixture(scope="session")
+def two_pictures(photo_folder, tmp_path_factory):
+    """Two of the pictures of `photo_folder`, of one size."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for name in ("p0.png", "p1.png"):
+        (folder / name).symlink_to(photo_folder / name)
+    return folder
 
 
 @pytest.fixture(scope="session")

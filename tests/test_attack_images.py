@@ -87,8 +87,8 @@ def test_scores_are_those_of_the_saved_files(photo_folder, tmp_path):
     ("objective", "sign"),
     [("raise_score", 1), ("lower_score", -1), ("raise_quality", -1), ("lower_quality", 1)],
 )
-def test_directions_of_a_lower_is_better_model(photo_folder, tmp_path, objective, sign):
-    table = attack_images.run(config(photo_folder, tmp_path, model="cnniqa", protocol="grid", objective=objective))
+def test_directions_of_a_lower_is_better_model(two_pictures, tmp_path, objective, sign):
+    table = attack_images.run(config(two_pictures, tmp_path, model="cnniqa", protocol="grid", objective=objective))
     assert np.all(sign * (table.numbers("score_adversarial") - table.numbers("score_clean")) > 0)
 
 
@@ -136,8 +136,9 @@ def snapshot(out):
 
 
 @pytest.mark.slow
-def test_killed_runs_continue_to_the_same_bytes(photo_folder, tmp_path):
-    """One run is killed ten times at random moments; timings aside, its folder ends as that of an undisturbed run."""
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.full)])
+def test_killed_runs_continue_to_the_same_bytes(kills, photo_folder, tmp_path):
+    """A run is killed several times at random moments; timings aside, its folder ends as that of an undisturbed run."""
     folder = tmp_path / "images"
     folder.mkdir()
     for i in range(30):
@@ -147,7 +148,7 @@ def test_killed_runs_continue_to_the_same_bytes(photo_folder, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run([*command, f"--out={whole}"], check=True, cwd=ROOT, capture_output=True)
     rng, alive = random.Random(0), 0
-    for _ in range(10):
+    for _ in range(kills):
         process = subprocess.Popen([*command, f"--out={broken}"], cwd=ROOT, stderr=subprocess.DEVNULL)
         files = set(broken.rglob("*"))
         while process.poll() is None and set(broken.rglob("*")) == files:
@@ -156,7 +157,7 @@ def test_killed_runs_continue_to_the_same_bytes(photo_folder, tmp_path):
         alive += process.poll() is None
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    assert alive >= 5, "most kills came too late to mean anything"
+    assert alive >= kills / 2, "most kills came too late to mean anything"
     subprocess.run([*command, f"--out={broken}"], check=True, cwd=ROOT, capture_output=True)
     assert snapshot(broken) == snapshot(whole)
 
@@ -166,10 +167,10 @@ def test_killed_runs_continue_to_the_same_bytes(photo_folder, tmp_path):
     ("objective", "passes"), [("raise_score", lambda m: m > 100), ("lower_score", lambda m: m < 0)]
 )
 def test_the_trained_model_falls_on_real_photographs(shared, tmp_path, objective, passes):
-    """Epsilon 4/255, ten steps, both directions, on 16 of the photographs."""
+    """Epsilon 4/255, ten steps, both directions, on four of the photographs."""
     folder = tmp_path / "images"
     folder.mkdir()
-    for path in sorted((shared / "data" / "nips2017" / "images").glob("*.png"))[::16]:
+    for path in sorted((shared / "data" / "nips2017" / "images").glob("*.png"))[::64]:
         (folder / path.name).symlink_to(path)
     weights = shared / "weights" / "cnniqa_live.pth"
     table = attack_images.run(

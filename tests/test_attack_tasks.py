@@ -10,8 +10,12 @@ from experiments.contenders import ours
 from experiments.contenders.workloads import ATTACKS, Workload, levels
 from nriqa_jax.parallel import run_attack
 
+MORE = ("madc5", "stadv_adam5", "advcf_adam5")
 
-@pytest.mark.parametrize("task", ["ifgsm10", "madc5", "perceptual_msu5", "stadv_adam5", "advcf_adam5"])
+
+@pytest.mark.parametrize(
+    "task", ["ifgsm10", "perceptual_msu5", *(pytest.param(name, marks=pytest.mark.full) for name in MORE)]
+)
 def test_tasks_are_the_same_attack_for_all(task):
     """What each family is weighed against has the same unit; which images come out is tested with the attacks."""
     pytest.importorskip("torch")

@@ -22,6 +22,8 @@ from nriqa_jax.image import from_uint8
 from nriqa_jax.metrics import fidelity
 from nriqa_jax.parallel import call
 
+pytestmark = pytest.mark.xdist_group("matrix")  # one run for all tests
+
 SETTINGS = {"models": "tinyiqa:embedded", "attacks": "fgsm,ifgsm:steps=2:epsilon=8/255", "draws": 2}
 SETTINGS |= {"adaptive": "ifgsm:steps=2:epsilon=8/255"}
 SETTINGS |= {"purifiers": "flip,color_quantization:levels=8,random_noise:sigma=0.05", "format": "msu"}

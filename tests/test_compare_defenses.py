@@ -12,6 +12,8 @@ from experiments.defense_table import NO_ATTACK
 from experiments.errors import UserError
 from experiments.training import loop
 
+pytestmark = pytest.mark.xdist_group("trainings")  # one comparison for all tests
+
 SETTINGS = {
     **QUICK,
     "epochs": 1,

@@ -17,6 +17,8 @@ from nriqa_jax.metrics import correlation, robustness
 from nriqa_jax.models.tinyiqa import tinyiqa
 from weights_convert.store import load_variables, save_variables
 
+pytestmark = pytest.mark.xdist_group("defenses")  # one evaluation for all tests
+
 EMBEDDED = Path(nriqa_jax.models.__file__).parent / "embedded" / "tinyiqa.safetensors"
 
 
