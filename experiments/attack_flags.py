@@ -14,6 +14,7 @@ from nriqa_jax.types import Objective
 
 MakeAttack = Callable[[Objective], Any]
 _OTHER_BALLS = ("pgd_l2",)  # whose radius is no change of a pixel value
+_LARGEST_CHANGE = {"facpa": 100 / 255}  # of a pixel value, at strength 1, where it is known beforehand
 _COUNTS = ("steps", "restarts", "queries")
 _BRACKET = 64  # factor by which a matched strength may differ from the attack's own, up and down
 _SLACK = 1e-6  # of limits that 8-bit images meet exactly
@@ -116,6 +117,11 @@ def needed(attack: str) -> set[str]:
 def strength_is_radius(attack: str) -> bool:
     """Whether the strength of an attack is the largest change of a pixel value."""
     return attack not in _OTHER_BALLS and next(iter(parameters(attack)), None) == "epsilon"
+
+
+def strength_for(attack: str, epsilon: str) -> float | None:
+    """The strength of an attack whose largest change of a pixel value is a radius; None where only a search tells."""
+    return cli.parse_epsilon(epsilon) / _LARGEST_CHANGE[attack] if attack in _LARGEST_CHANGE else None
 
 
 def bounded(attack: str, epsilon: str) -> dict[str, str]:

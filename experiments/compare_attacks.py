@@ -2,9 +2,9 @@ r"""Compare attacks on one model: how far each moves scores at the same visible 
 
 python -m experiments.compare_attacks --model=cnniqa --weights=cnniqa.pth --images=PHOTOGRAPHS --out=out/attacks
 
-Attacks in a ball run at --epsilon; the strength of the others is matched to it for each image. Every attack runs in
-both directions of the score. Passes are those of one run; matching takes several. Writes attacks.csv and a run folder
-for each attack. Run again, it continues.
+Attacks in a ball, and facpa, run at --epsilon; the strength of the others is matched to it for each image. Every
+attack runs in both directions of the score. Passes are those of one run; matching takes several. Writes attacks.csv
+and a run folder for each attack. Run again, it continues.
 """
 
 import collections
@@ -64,8 +64,7 @@ def _measure(config: Config, attack: str, objective: str, given: dict[str, int])
     common = {field.name: getattr(config, field.name) for field in dataclasses.fields(settings.Common)} | {
         "out": str(out)
     }
-    in_a_ball = attack_flags.strength_is_radius(attack)
-    budget: dict[str, Any] = {"epsilon": config.epsilon} if in_a_ball else {"match_linf": config.epsilon}
+    budget = _budget(attack, config.epsilon)
     files = {name: getattr(config, name).replace("{objective}", objective) for name in attack_flags.needed(attack)}
     chosen: dict[str, Any] = {**common, **given, **files, "attack": attack, "objective": objective}
     table = attack_images.run(attack_images.Config(**chosen, **budget))
@@ -77,10 +76,18 @@ def _measure(config: Config, attack: str, objective: str, given: dict[str, int])
         "images": len(table.numbers("score_clean")),
         **{name: statistics[name]["value"] for name in STATISTICS},
         "seconds_per_image": _seconds(out / "timings.csv"),
-        "runs": 1 if in_a_ball else ROUNDS + 1,
+        "runs": ROUNDS + 1 if "match_linf" in budget else 1,
         "forward_passes": forward,
         "backward_passes": backward,
     }
+
+
+def _budget(attack: str, epsilon: str) -> dict[str, Any]:
+    """The flag under which the largest change of a pixel value is a radius."""
+    if attack_flags.strength_is_radius(attack):
+        return {"epsilon": epsilon}
+    strength = attack_flags.strength_for(attack, epsilon)
+    return {"match_linf": epsilon} if strength is None else {"strength": strength}
 
 
 def _seconds(timings: Path) -> float:

@@ -206,6 +206,13 @@ def test_a_comparison_gives_each_direction_its_file(folder, tmp_path, monkeypatc
     with pytest.raises(ZeroDivisionError):
         compare_attacks.run(compare_attacks.Config(**given, attacks="universal", pattern="made/{objective}.npy"))
     assert asked[0].pattern == "made/raise_score.npy"
+    assert asked[0].match_linf == "4/255"
+
+
+def test_a_comparison_needs_no_search_for_a_known_strength():
+    assert compare_attacks._budget("facpa", "4/255") == {"strength": pytest.approx(0.04)}
+    assert compare_attacks._budget("ifgsm", "4/255") == {"epsilon": "4/255"}
+    assert compare_attacks._budget("ssah", "4/255") == {"match_linf": "4/255"}
 
 
 @pytest.mark.parametrize(
