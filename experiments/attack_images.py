@@ -8,7 +8,7 @@ it was. "quality" objectives know the model's direction; "score" objectives move
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from experiments import (
     attack_flags,
     attacking,
+    batch_sizes,
     cli,
     diagnose,
     ledger,
@@ -28,9 +29,10 @@ from experiments import (
     surrogates,
 )
 from experiments.catalog import OBJECTIVES
+from nriqa_jax import memory
 from nriqa_jax.attacks.objectives import per_range
 from nriqa_jax.models.model import Model
-from nriqa_jax.types import CompositeAttack, Scores, StepwiseAttack
+from nriqa_jax.types import Attack, CompositeAttack, Scores, StepwiseAttack
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,8 +52,10 @@ def run(config: Config) -> ledger.Table:
     make_attack = attack_maker(config, model)
     out = Path(config.out)
     images = pipeline.survey(Path(config.images), out, model.preprocess.min_side)
+    attack = make_attack(None, jnp.zeros(1))
+    _check_sizes(config, attack, images.sizes.values())
     ledger.open_run(out, pipeline.run_config("attack_images", config, images, details))
-    sizes = settings.sizes_of_batches(config, scorers, images, make_attack(None, jnp.zeros(1)))
+    sizes = settings.sizes_of_batches(config, scorers, images, attack)
     job = attacking.Job(images, settings.replicas(config, scorers), sizes, config.seed)
     tables = attacking.attack_set(job, out, make_attack)
 
@@ -62,6 +66,16 @@ def run(config: Config) -> ledger.Table:
     if processes.is_first():
         ledger.write_summary(out, tables, summarise)
     return tables.rows
+
+
+def _check_sizes(config: Config, attack: Attack, sizes: Iterable[batch_sizes.Size]) -> None:
+    """Refuse images that are too small for an attack, which its program tells."""
+    smallest = min(sizes, key=min, default=None)
+    try:
+        if smallest:
+            memory.scored_together(attack, *smallest)
+    except ValueError as error:
+        raise cli.UserError(f"--attack={config.attack}: {error}") from error
 
 
 def attack_maker(

@@ -8,11 +8,12 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from experiments import attack_flags, attack_images, compare_attacks, transfer_matrix
+from experiments import attack_flags, attack_images, compare_attacks, natural, transfer_matrix
 from experiments.catalog import ATTACKS
 from experiments.errors import UserError
 from experiments.pages import style, transfer
 from nriqa_jax.attacks.objectives import raise_score
+from nriqa_jax.metrics.niqe import FEATURES, pristine_of
 
 
 def config(folder, out, **settings):
@@ -207,6 +208,14 @@ def test_a_comparison_gives_each_direction_its_file(folder, tmp_path, monkeypatc
         compare_attacks.run(compare_attacks.Config(**given, attacks="universal", pattern="made/{objective}.npy"))
     assert asked[0].pattern == "made/raise_score.npy"
     assert asked[0].match_linf == "4/255"
+
+
+def test_images_too_small_for_an_attack_are_refused(folder, tmp_path):
+    natural.save(tmp_path / "natural.mat", pristine_of(np.zeros(FEATURES), np.eye(FEATURES)))
+    given = {"attack": "amifgsm_niqe", "natural": str(tmp_path / "natural.mat")}
+    with pytest.raises(UserError, match="--attack=amifgsm_niqe: niqe needs images of at least 96 pixels a side"):
+        attack_images.run(config(folder, tmp_path / "out", **given))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_comparison_needs_no_search_for_a_known_strength():
