@@ -1,5 +1,6 @@
 """Universal perturbations: attacks without steps, and the ways of learning them."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -168,6 +169,22 @@ def test_the_network_is_a_u_net(weights):
     assert not np.allclose(dropped[0], dropped[1])
     with pytest.raises(ValueError, match="multiples of 8"):
         apply(weights, x[:, :12], None)
+
+
+@pytest.mark.parametrize(
+    ("ours", "plain"),
+    [
+        (unet.Halving(4), nn.Conv(4, (4, 4), (2, 2), ((1, 1), (1, 1)))),
+        (unet.Doubling(4), nn.ConvTranspose(4, (4, 4), (2, 2), "SAME")),
+    ],
+    ids=["halving", "doubling"],
+)
+def test_its_layers_are_strided_convolutions(ours, plain):
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 6, 4, 5)), jnp.float32)
+    variables = ours.init(jax.random.key(0), x)
+    variables["params"]["bias"] = jnp.arange(4.0)
+    assert jax.tree.map(jnp.shape, plain.init(jax.random.key(0), x)) == jax.tree.map(jnp.shape, variables)
+    np.testing.assert_allclose(ours.apply(variables, x), plain.apply(variables, x), atol=2e-6)
 
 
 def test_the_full_network_has_the_published_size():
