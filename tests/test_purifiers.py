@@ -50,7 +50,7 @@ CONTRACT: Mapping[str, Entry] = {
     "gaussian_blur": Entry(unchanged={"size": 1}),
     "median_blur": Entry(unchanged={"size": 1}),
     "bilateral": Entry(unchanged={"colour": 0.0}),
-    "non_local_means": Entry(unchanged={"h": 0.0}),
+    "non_local_means": Entry({"search": 5}, unchanged={"h": 0.0, "search": 5}),
     "total_variation": Entry(unchanged={"steps": 1}),
     "jpeg": Entry(),
     "jpeg_codec": Entry(),
