@@ -108,15 +108,18 @@ def _spread(targets: Vector, reach: Reach, gap: float) -> Vector:
 
 
 class _Search:
-    """Descent of one loss, one image at a time."""
+    """Descent of one loss, one image at a time.
+
+    It is the SROCC times the sum of squared ranks, whole quarters that every machine adds up to the same, less the change.
+    """
 
     def __init__(self, reach: Reach, weight: float, gap: float) -> None:
         n = len(reach.scores)
-        ranks = scipy.stats.rankdata(reach.scores) - (n + 1) / 2
         self._reach, self._gap = reach, gap
-        self._ranks = ranks / max(np.sum(ranks**2), 1e-300)  # their product with ranks of targets is the SROCC
+        self._ranks = scipy.stats.rankdata(reach.scores) - (n + 1) / 2
+        self._unit = np.sum(self._ranks**2)
         largest = np.maximum(reach.high - reach.scores, reach.scores - reach.low)
-        self._weight = weight / max(np.sum(largest), 1e-300)
+        self._weight = weight * self._unit / max(np.sum(largest), 1e-300)
 
     def loss(self, targets: Vector) -> float:
         change = np.sum(np.abs(targets - self._reach.scores))
@@ -146,7 +149,7 @@ class _Search:
         losses = self._ranks[image] * np.arange(len(order)) + above - self._weight * np.abs(value - clean)
         now = self._ranks[image] * place + above[place] - self._weight * abs(targets[image] - clean)
         best = int(np.argmin(np.where(low <= high, losses, np.inf)))
-        if not (low[best] <= high[best] and losses[best] < now - 1e-13):
+        if not (low[best] <= high[best] and losses[best] < now - 1e-13 * self._unit):
             return order
         targets[image] = value[best]
         return np.insert(others, best, image)
