@@ -25,6 +25,8 @@ from PIL import Image
 from experiments import cli, heap, summary
 
 jax.config.update("jax_num_cpu_devices", 2)  # scripts in this process use both
+gc.freeze()
+gc.set_threshold(100_000, 20, 50)  # traces make many objects and few cycles: looking for these took a tenth of the time
 
 _MAPS = 15_000
 _MOST_MAPS = 30_000

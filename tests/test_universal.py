@@ -159,7 +159,7 @@ def test_the_network_is_a_u_net(weights):
     assert shapes["up2"] == (4, 4, 8, 6)
     assert shapes["up1"] == (4, 4, 12, 4)
     assert shapes["up0"] == (4, 4, 8, 3)
-    apply, x = unet.apply_of(SMALL), jnp.asarray(np.random.default_rng(0).random((2, 16, 24, 3)), jnp.float32)
+    apply, x = jax.jit(unet.apply_of(SMALL)), jnp.asarray(np.random.default_rng(0).random((2, 16, 24, 3)), jnp.float32)
     plain = apply(weights, x, None)
     assert plain.shape == x.shape
     assert np.abs(plain).max() <= 1

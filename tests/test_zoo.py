@@ -21,6 +21,10 @@ GOLDEN = Path(__file__).parent / "golden"
 FULL = pytest.mark.full
 EVERY = pytest.mark.parametrize("name", ZOO)
 SMALL = pytest.mark.parametrize("name", NARROW)
+KINDS = {type(ZOO[name].build().network): name for name in reversed(NARROW)}  # one of each kind of network
+APART = pytest.mark.parametrize(  # the others are compared with their golden files, and with torch by make test-full
+    "name", [pytest.param(name, marks=[] if name in KINDS.values() else [FULL]) for name in NARROW]
+)
 
 
 def total(model: Model, variables, x):
@@ -74,7 +78,7 @@ def test_counts_are_as_published(name):
     assert len(graph.state_dict()) == entry.entries
 
 
-@SMALL
+@APART
 def test_narrow_networks_equal_torch(name):
     """In float64, where no rounding decides a ReLU: a batch at the last size, one view at another, if there is one."""
     entry = ZOO[name]

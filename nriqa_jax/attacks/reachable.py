@@ -110,7 +110,7 @@ def _spread(targets: Vector, reach: Reach, gap: float) -> Vector:
 class _Search:
     """Descent of one loss, one image at a time.
 
-    It is the SROCC times the sum of squared ranks, whole quarters that every machine adds up to the same, less the change.
+    It is the SROCC times the sum of squared ranks, in whole quarters, which all machines add up alike, less the change.
     """
 
     def __init__(self, reach: Reach, weight: float, gap: float) -> None:

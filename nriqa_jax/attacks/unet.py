@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Key, PyTree
@@ -95,7 +96,7 @@ def multiple(network: UNet) -> int:
 
 def init(network: UNet, key: Array) -> PyTree:
     """Random weights."""
-    return network.init(key, jnp.zeros((1, multiple(network), multiple(network), 3)))
+    return jax.jit(network.init)(key, jnp.zeros((1, multiple(network), multiple(network), 3)))
 
 
 def apply_of(network: UNet) -> Partial:
@@ -116,4 +117,3 @@ def _apply(network: UNet, params: PyTree, inputs: Features, key: Key[Array, ""] 
     rngs = None if key is None else {"dropout": key}
     outputs: Any = network.apply(params, inputs, key is not None, rngs=rngs)
     return outputs
-
