@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 from pathlib import Path
 
 import flax.linen as nn
@@ -15,13 +14,12 @@ from PIL import Image
 from zoo import ZOO
 
 from experiments import catalog, checkpoints, train_model
-from experiments.catalog import BACKBONES, PLANS, SCHEDULES
+from experiments.catalog import PLANS, SCHEDULES
 from experiments.data_sets.data_set import DataSet, Item, Scale
 from experiments.errors import UserError
 from experiments.plan_flags import cuts_of, plan_of
 from experiments.train_model import Config
 from experiments.training import recipes
-from experiments.training.backbones import with_backbone
 from experiments.training.labels import Line, calibrated, fitted_line, labelling
 from experiments.training.plan import Moment, Plan, Quirk, rates
 from experiments.training.samples import Cuts, Source, draw, steps_per_epoch
@@ -30,8 +28,6 @@ from nriqa_jax.layers import BatchNorm, Conv
 from nriqa_jax.models import hyperiqa
 from nriqa_jax.models.cnniqa import cnniqa
 from nriqa_jax.models.tinyiqa import tinyiqa
-from weights_convert import convert
-from weights_convert.rules import flatten
 
 
 def flags(**settings):
@@ -80,60 +76,6 @@ def test_other_schedules():
     assert rates(dataclasses.replace(compounded, quirks=()), SCHEDULES["step"], published).head == pytest.approx(8e-5)
     assert rates(PLANS["dbcnn_head"], SCHEDULES["constant"], Moment(3, 0, 9)) == (0.0, 1e-3)
     assert PLANS["linearity_p1q2"].loss == "norm_in_norm"
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-def test_backbones_are_parts_of_their_networks(name):
-    """Every prefix fits some parameters, and all of them leave a head."""
-    model = ZOO[name].narrow_model() if name in ZOO and ZOO[name].narrow else catalog.MODELS[name]()
-    paths = [
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, _ in jax.tree.leaves_with_path(jax.eval_shape(model.init, jax.random.key(0))["params"])
-    ]
-    for prefix in BACKBONES[name].parts:
-        assert any(path.startswith(prefix) for path in paths), prefix
-    assert not all(path.startswith(BACKBONES[name].parts) for path in paths)
-
-
-def in_sequence(key):
-    """torchvision's name of a tensor of LinearityIQA, which numbers the children of its ResNet."""
-    children = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
-    return re.sub(r"^(\d)", lambda number: children[int(number[1])], key)
-
-
-# What the names of a backbone start with in a checkpoint of the model, what else does so, and torchvision's names.
-RELEASED = {
-    "hyperiqa": ("res.", "res.lda", str),
-    "dbcnn": ("features1.", "-", "features.{}".format),
-    "linearity_resnet18": ("features.", "-", in_sequence),
-    "maniqa": ("vit.", "-", str),
-    "metaiqa": ("resnet_layer.", "-", str),
-    "spaq_bl": ("backbone.", "backbone.fc", str),
-}
-
-
-@pytest.mark.parametrize("name", RELEASED)
-def test_backbones_are_filled_from_their_own_files(name, tmp_path):
-    """A backbone alone, under the names of torchvision and timm, is read as that in a checkpoint of the model is."""
-    torch = pytest.importorskip("torch")
-    prefix, apart, rename = RELEASED[name]
-    state = ZOO[name].make_narrow_graph().state_dict()
-    own = {key.removeprefix(prefix): key for key in state if key.startswith(prefix) and not key.startswith(apart)}
-    classifier = {} if name in ("metaiqa", "maniqa") else {"fc.weight": torch.zeros(7, 3)}
-    alone = {rename(short): state[key] for short, key in own.items()} | classifier
-    torch.save({"state_dict": alone}, tmp_path / "backbone.pth")
-    torch.save(state, tmp_path / "all.pth")
-    model = ZOO[name].narrow_model()
-    other = jax.tree.map(lambda x: np.full(x.shape, 7, x.dtype), jax.eval_shape(model.init, jax.random.key(0)))
-    filled = flatten(with_backbone(model, other, tmp_path / "backbone.pth", BACKBONES[name]).variables)
-    expected, before = flatten(convert.load_torch(tmp_path / "all.pth", model)), flatten(other)
-    for path, array in filled.items():
-        inside = path.partition("/")[2].startswith(BACKBONES[name].filled)
-        np.testing.assert_array_equal(array, (expected if inside else before)[path], err_msg=path)
-    torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "wrong.pth")
-    with pytest.raises(UserError, match="do not fit the backbone") as caught:
-        with_backbone(model, other, tmp_path / "wrong.pth", BACKBONES[name])
-    assert "\n" not in str(caught.value)
 
 
 def test_named_defenses_become_recipes():
