@@ -5,7 +5,7 @@ to images, and not for training: statistics and scales are gone. `lay_out` is pa
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -59,7 +59,7 @@ def prepare(
     structure = trace(network, variables, view_shape)
 
     def folded(variables: Variables) -> Variables:
-        variables = _with_fast_kernels(fold(variables, structure), structure, platform)
+        variables = _with_fast_kernels(fold(variables, structure), structure, platform, _none)
         return jax.tree.map(lambda x: x.astype(dtype), variables)
 
     return jax.jit(folded)(variables)
@@ -82,7 +82,7 @@ def lay_out(
       twice: whether gradients with respect to inputs will be differentiated by the weights.
       platform: as of `prepare`.
     """
-    return _with_fast_kernels(variables, trace(network, variables, view_shape), platform, twice=twice)
+    return _with_fast_kernels(variables, trace(network, variables, view_shape), platform, _all if twice else _strided)
 
 
 def trace(network: nn.Module, variables: Variables, view_shape: tuple[int, ...]) -> Structure:
@@ -138,35 +138,48 @@ def fold(variables: Variables, structure: Structure) -> Variables:
 
 
 def _with_fast_kernels(
-    variables: Variables, structure: Structure, platform: str | None, *, twice: bool = False
+    variables: Variables, structure: Structure, platform: str | None, to_patches: Callable[[Conv], bool]
 ) -> Variables:
     if (platform or jax.default_backend()) != "cpu":
         return variables
     params = variables["params"]
     for path, module in structure.convolutions.items():
         conv = _at(params, path)
-        kernel = _fast_kernel(conv["kernel"], module, twice)
-        params = _replaced(params, path, {**conv, "kernel": kernel})
+        patched = module.window > 1 and module.dilation == 1 and to_patches(module)
+        params = _replaced(params, path, {**conv, "kernel": _fast_kernel(conv["kernel"], module, patched=patched)})
     return {**variables, "params": params}
 
 
-def _fast_kernel(kernel: Kernel, conv: Conv, twice: bool) -> Kernel:
+def _fast_kernel(kernel: Kernel, conv: Conv, *, patched: bool) -> Kernel:
     """A kernel as CPUs want it."""
     if isinstance(kernel, LaidOut):
         return kernel
     if conv.groups > 1:
         bundles = bundle(kernel, conv.groups).bundles
-        return BundledKernel(tuple(_twice_differentiable(dense, conv) for dense in bundles) if twice else bundles)
+        return BundledKernel(tuple(map(_as_patches, bundles)) if patched else bundles)
     plain = (conv.window, conv.stride, conv.padding, conv.dilation) == (3, 1, 1, 1)
     if plain and min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS:
         return transform_kernel(kernel)
-    return _twice_differentiable(kernel, conv) if twice else kernel
+    return _as_patches(kernel) if patched else kernel
 
 
-def _twice_differentiable(kernel: Dense, conv: Conv) -> Dense:
-    if conv.window == 1 or conv.dilation > 1 or isinstance(kernel, PatchKernel):
-        return kernel
-    return PatchKernel(kernel)
+def _as_patches(kernel: Dense) -> PatchKernel:
+    return kernel if isinstance(kernel, PatchKernel) else PatchKernel(kernel)
+
+
+def _none(_: Conv) -> bool:
+    """Which convolutions are products of patches where only images are differentiated by."""
+    return False
+
+
+def _strided(conv: Conv) -> bool:
+    """Which are where weights are, once: XLA's gradient of the first layer takes five times as long as the products."""
+    return conv.stride > 1
+
+
+def _all(_: Conv) -> bool:
+    """Which are where gradients by images are differentiated by weights."""
+    return True
 
 
 def _at(tree: Variables, path: Path) -> Variables:

@@ -21,16 +21,19 @@ from nriqa_jax.winograd import WinogradKernel
     window=st.sampled_from([2, 3, 5]),
     stride=st.integers(1, 3),
     padding=st.integers(0, 2),
+    channels=st.sampled_from([3, 9]),
     dtype=st.sampled_from(sorted(TOLERANCES)),
 )
-@example((1, 8, 7), 3, 2, 1, "float64")
+@example((1, 8, 7), 3, 2, 1, 9, "float64")
+@example((2, 9, 8), 5, 2, 2, 3, "float64")
 @few(max_examples=4)
-def test_products_of_patches_equal_convolutions(size, window, stride, padding, dtype):
+def test_products_of_patches_equal_convolutions(size, window, stride, padding, channels, dtype):
+    """Those of few channels, as in the first layer, are folded first."""
     setting = {"stride": stride, "padding": padding}
     check(
         lambda x, kernel: layers.conv2d(x, PatchKernel(kernel), **setting),
         None,
-        draws((*size, 3), (window, window, 3, 4)),
+        draws((*size, channels), (window, window, channels, 4)),
         lambda x, kernel: layers.conv2d(x, kernel, **setting),
         dtype,
     )
@@ -57,13 +60,15 @@ def test_gradients_by_weights_stay_the_same(network, twice):
 
 def test_kernels_are_laid_out_on_cpus_only():
     laid_out = PatchKernel, BundledKernel, WinogradKernel
-    before = jax.tree.map(jnp.asarray, randomised(Kinds(), SHAPE))
 
-    def kinds(**options):
-        params = lay_out(Kinds(), before, SHAPE, **options)["params"]
+    def kinds(network, **options):
+        variables = jax.tree.map(jnp.asarray, randomised(network, SHAPE))
+        params = lay_out(network, variables, SHAPE, **options)["params"]
         return [type(leaf) for leaf in jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, laid_out))]
 
-    once, twice, never = kinds(platform="cpu"), kinds(platform="cpu", twice=True), kinds(platform="gpu", twice=True)
+    once, twice = kinds(Kinds(), platform="cpu"), kinds(Kinds(), platform="cpu", twice=True)
     assert (once.count(BundledKernel), once.count(PatchKernel)) == (2, 0)
     assert (twice.count(BundledKernel), twice.count(PatchKernel)) == (2, 1)
-    assert not {*never} & {*laid_out}
+    strided = kinds(Residual(), platform="cpu")
+    assert strided.count(PatchKernel) == 1
+    assert not {*kinds(Kinds(), platform="gpu", twice=True), *kinds(Residual(), platform="gpu")} & {*laid_out}
