@@ -129,8 +129,8 @@ def test_one_program_equals_the_host_loop(name, tiny_score, images, keys):
     attack = briefly(name, raise_score())
     host = run_attack(attack, tiny_score, images, keys, fused=False)
     fused = run_attack(attack, tiny_score, images, keys, fused=True)
-    # Two programs round differently, by how much depends on the processor.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), host, fused)
+    # Two programs round differently, by how much depends on the processor: as much as a pixel more without a gradient.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), host, fused)
 
 
 TRACES = []
