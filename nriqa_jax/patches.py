@@ -1,8 +1,8 @@
 """Convolution as one product of patches with a matrix, whose derivatives of every order are products, too.
 
 On CPUs, XLA computes gradients of a strided convolution by its kernel, and above all gradients of its gradients by the
-images, which double backpropagation needs, many times slower than the convolution itself. Without those, plain
-convolutions are faster; ``nriqa_jax.prepare`` decides.
+images, which double backpropagation needs, many times slower than the convolution itself.
+``nriqa_jax.prepare`` decides which convolutions become products.
 """
 
 from typing import NamedTuple
