@@ -173,7 +173,7 @@ def _none(_: Conv) -> bool:
 
 
 def _strided(conv: Conv) -> bool:
-    """For gradients by weights, strided ones are: XLA's gradient of a 7x7 stem takes six times as long as the product's."""
+    """For gradients by weights, strided ones are: that of a 7x7 stem takes XLA six times as long as the product."""
     return conv.stride > 1
 
 
