@@ -179,6 +179,7 @@ DEFENSES: Mapping[str, recipes.Defense] = {
     "nt": recipes.Defense(recipes.clean, recipes.gradient_penalty),
     "adversarial": recipes.Defense(recipes.adversarial, recipes.no_penalty),
     "adversarial_nt": recipes.Defense(recipes.adversarial, recipes.gradient_penalty),
+    "free": recipes.Defense(recipes.clean, recipes.no_penalty, free=True),
     "trades": recipes.Defense(recipes.trades, recipes.no_penalty),
 }
 

@@ -43,7 +43,7 @@ class PlanFlags:
     nt_method: str | None = cli.flag(None, f"How it is computed{_ELSE} finite_difference.", METHODS)
     nt_units: str | None = cli.flag(None, f"What the gradient is taken by{_ELSE} normalised.", UNITS)
     epsilon: str | None = cli.flag(None, f"Radius of the attacks to train against{_ELSE} 4/255.")
-    attack_steps: int | None = cli.flag(None, f"Their gradient steps{_ELSE} 1.")
+    attack_steps: int | None = cli.flag(None, f"Their gradient steps; for free, uses of each batch{_ELSE} 1.")
     relabel: str | None = cli.flag(None, f"Labels of attacked images{_ELSE} keep.", RELABELLINGS)
     consistency: float | None = cli.flag(None, f"Weight of TRADES{_ELSE} 6.")
     labels: str | None = cli.flag(None, f"Scores mapped to the unit of the model, or raw{_ELSE} model.", LABELS)
@@ -95,4 +95,6 @@ def _check(plan: Plan) -> None:
         if not 0 <= getattr(plan, name) <= 1:
             raise cli.UserError(f"--{name}={getattr(plan, name)} must be from 0 to 1")
     cli.parse_epsilon(plan.epsilon)
+    if DEFENSES[plan.defense].free and not plan.crop:
+        raise cli.UserError(f"--defense={plan.defense} carries a change from batch to batch; give crops of one --crop")
     cuts_of(plan)

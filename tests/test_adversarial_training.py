@@ -13,7 +13,7 @@ from small_models import images_and_labels, small_model, variables_of
 from nriqa_jax.defenses import adversaries, regimes
 from nriqa_jax.defenses.losses import l1, l2
 from nriqa_jax.defenses.regimes import AdversarialTraining, Consistency, correct_labels, dissimilarity, everywhere
-from nriqa_jax.defenses.training import Batch, Recipe, free_step, init_state, train_step
+from nriqa_jax.defenses.training import Batch, Recipe, init_state, train_step
 from nriqa_jax.metrics.fidelity import ssim
 
 EPSILON = 4 / 255
@@ -137,20 +137,23 @@ def test_a_step_of_each_regime():
 
 def test_free_training_reuses_the_gradient_of_the_images():
     model, batch = small_model(), case()[1]
-    recipe = Recipe(Partial(l2), Partial(optax.sgd, 0.01))
-    state = init_state(recipe, variables_of(model))
-    step = jax.jit(functools.partial(free_step, model))
-    variables, delta = state.variables(), jnp.zeros_like(batch.images)
+    recipe = Recipe(Partial(l2), Partial(optax.sgd, 0.01), free_epsilon=EPSILON)
+    state = init_state(recipe, variables_of(model), batch.images.shape)
+    step = jax.jit(functools.partial(train_step, model))
+    variables = state.variables()
 
     def loss(images):
         return l2(model.apply_training(variables, model.views(images))[0], batch.labels)
 
-    state, delta, metrics = step(recipe, state, delta, batch, KEYS, epsilon=EPSILON)
+    state, metrics = step(recipe, state, batch, KEYS)
     np.testing.assert_allclose(metrics["loss"], loss(batch.images), rtol=1e-5)
     slope = jax.grad(loss)(batch.images)
     clear = np.abs(slope) > 1e-3 * np.abs(slope).max()
-    np.testing.assert_array_equal(np.sign(delta)[clear], np.sign(slope)[clear])
-    for _ in range(2):
-        state, delta, metrics = step(recipe, state, delta, batch, KEYS, epsilon=EPSILON)
-    assert np.abs(delta).max() <= EPSILON * (1 + 1e-6)
+    np.testing.assert_array_equal(np.sign(state.delta)[clear], np.sign(slope)[clear])
+    changed = jnp.clip(batch.images + state.delta, 0.0, 1.0)
+    variables = state.variables()
+    state, metrics = step(recipe, state, batch, KEYS)
+    np.testing.assert_allclose(metrics["loss"], loss(changed), rtol=1e-5)
+    state, metrics = step(recipe, state, batch, KEYS)
+    assert np.abs(state.delta).max() <= EPSILON * (1 + 1e-6)
     assert state.step == 3

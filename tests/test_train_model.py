@@ -180,6 +180,18 @@ def test_a_run_goes_on_with_other_devices(table, whole, tmp_path, monkeypatch):
         np.testing.assert_allclose(first[name], second[name], rtol=1e-4, atol=1e-6)
 
 
+def test_free_training_uses_each_batch_again_and_goes_on_with_its_change(table, tmp_path, monkeypatch):
+    free = {**LASTING, "defense": "free", "attack_steps": 3, "devices": 2}
+    train(table, tmp_path / "whole", **free)
+    train_until(2, monkeypatch, table, tmp_path / "broken", **free)
+    train(table, tmp_path / "broken", **free)
+    same(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
+    once = {**free, "attack_steps": 1}
+    train(table, tmp_path / "once", **once)
+    assert log(tmp_path / "whole")[-1]["steps"] == log(tmp_path / "once")[-1]["steps"]
+    assert log(tmp_path / "whole")[0]["loss"] != log(tmp_path / "once")[0]["loss"]
+
+
 @pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_weights(table, tmp_path):
     """kill -9 in the middle of an epoch; the weights are those of an undisturbed run to the last bit."""
@@ -212,6 +224,7 @@ def test_settings_that_make_no_sense_are_refused(table, tmp_path, refusal):
     assert "--flip=2.0 must be from 0 to 1" in refused(flip=2)
     assert "--resize=100 must be rows x columns" in refused(resize=100)
     assert "--epsilon=0" in refused(epsilon=0)
+    assert "--defense=free carries a change from batch to batch" in refused(defense="free", crop=0)
     assert "tinyiqa has no part that is called its backbone" in refused(head_factor=10)
     assert "--backbone=nowhere.pth is not a file" in refused(model="hyperiqa", crop=224, backbone="nowhere.pth")
     assert "goes with a --config" in refused(paper_quirks=True)

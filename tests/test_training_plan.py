@@ -97,6 +97,10 @@ def test_named_defenses_become_recipes():
     assert fgsm.regime.adversary.step_size == pytest.approx(2 / 255)
     black, grey = jnp.zeros((1, 16, 16, 3)), jnp.full((1, 16, 16, 3), 0.5)
     assert fgsm.regime.relabel(jnp.array([50.0]), grey, black)[0] < 40
+    assert fgsm.free_epsilon is None
+    free = recipe(defense="free", epsilon="2/255")
+    assert isinstance(free.regime, CleanTraining)
+    assert free.free_epsilon == pytest.approx(2 / 255)
     several = recipe(defense="adversarial", attack_steps=5).regime.adversary
     assert (several.steps, several.start) == (5, pytest.approx(4 / 255))
     consistency = recipe(defense="trades", consistency=3.0).regime

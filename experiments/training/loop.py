@@ -66,6 +66,11 @@ class Job(NamedTuple):
         """Number of batches of an epoch."""
         return self.source.steps(self.plan.batch_size)
 
+    @property
+    def uses(self) -> int:
+        """How often each batch is used."""
+        return self.plan.attack_steps if self.parts.defense.free else 1
+
     def rates(self, step: int) -> Rates:
         """Learning rates of a step."""
         moment = Moment(step, step // self.steps_per_epoch, self.plan.epochs * self.steps_per_epoch)
@@ -141,7 +146,10 @@ def _step(model: Model, recipe: Recipe, state: TrainState, samples: Samples, key
 
 def _start(job: Job, variables: Variables, saved: Checkpoints) -> tuple[TrainState, Account]:
     """The state of the newest checkpoint, or that before the first step."""
-    fresh = _on_devices(job, init_state(job.recipe(0), variables), PartitionSpec())
+    crops = (job.plan.batch_size, job.plan.crop, job.plan.crop, 3)
+    fresh = _on_devices(job, init_state(job.recipe(0), variables, crops), PartitionSpec())
+    if fresh.delta is not None:
+        fresh = fresh._replace(delta=_on_devices(job, fresh.delta, PartitionSpec("images")))
     state, _, progress = saved.restore(fresh)
     account = Account(**progress)
     _write_log(job, account)
@@ -163,7 +171,7 @@ def _epoch(job: Job, state: TrainState, account: Account, saved: Checkpoints, pr
         state = state._replace(optimiser=_on_devices(job, renewed, PartitionSpec()))
     for samples in job.source.batches(job.plan.batch_size, job.seed, epoch, first):
         rows = _on_devices(job, samples, PartitionSpec("images"))
-        state, metrics = _step(job.model, job.recipe(account.step), state, rows, key)
+        state, metrics = _use(job, job.recipe(account.step), state, rows, key)
         account.step += 1
         _count(account, metrics)
         progress.advance(job.plan.batch_size)
@@ -173,10 +181,21 @@ def _epoch(job: Job, state: TrainState, account: Account, saved: Checkpoints, pr
     return state
 
 
-def _count(account: Account, metrics: Mapping[str, Array]) -> None:
-    """Add the metrics of a step."""
+def _use(
+    job: Job, recipe: Recipe, state: TrainState, samples: Samples, key: Array
+) -> tuple[TrainState, dict[str, float]]:
+    """The steps on a batch, and the means of their metrics."""
+    found = []
+    for _ in range(job.uses):
+        state, metrics = _step(job.model, recipe, state, samples, key)
+        found.append({name: float(value) for name, value in metrics.items()})
+    return state, {name: sum(row[name] for row in found) / len(found) for name in found[0]}
+
+
+def _count(account: Account, metrics: Mapping[str, float]) -> None:
+    """Add the metrics of a batch."""
     for name, value in metrics.items():
-        account.sums[name] = account.sums.get(name, 0.0) + float(value)
+        account.sums[name] = account.sums.get(name, 0.0) + value
     if not math.isfinite(account.sums["total"]):
         raise UserError(f"the loss is not finite at step {account.step}; try a lower --learning_rate, or --clip")
 

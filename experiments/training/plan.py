@@ -47,7 +47,7 @@ class Plan:
       nt_method: key of `nriqa_jax.defenses.training.METHODS`.
       nt_units: "normalised" views, as published, or "pixels" in [0, 1].
       epsilon: radius of the attacks that are trained against, such as "4/255".
-      attack_steps: their gradient steps.
+      attack_steps: their gradient steps; of "free" adversarial training, the uses of each batch.
       relabel: key of the catalog's ``RELABELLINGS``: labels of attacked images.
       consistency: weight of TRADES.
       labels: "model", mapped from the set's scale to the model's, or "raw".

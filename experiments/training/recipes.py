@@ -48,10 +48,12 @@ class Defense(NamedTuple):
     Attributes:
       regime: what is trained on.
       penalty: of the gradient's norm.
+      free: whether each batch is used several times, with images that change along ("free" adversarial training).
     """
 
     regime: Callable[[Plan, Relabel, Scale], Regime]
     penalty: Callable[[Plan], GradientPenalty | None]
+    free: bool = False
 
 
 def adamw(learning_rate: Real, weight_decay: Real) -> optax.GradientTransformation:
@@ -82,6 +84,7 @@ def recipe(plan: Plan, parts: Parts, rates: Rates) -> Recipe:
         optimiser=Partial(optimisers.clipped, rule, plan.clip) if plan.clip > 0 else rule,
         penalty=parts.defense.penalty(plan),
         regime=parts.defense.regime(plan, parts.relabel, parts.scale),
+        free_epsilon=cli.parse_epsilon(plan.epsilon) if parts.defense.free else None,
         ema_decay=plan.ema if plan.ema > 0 else None,
         statistics=statistics.published_three_passes if Quirk.THREE_PASSES in plan.quirks else statistics.of_batch,
     )

@@ -12,7 +12,7 @@ from nriqa_jax.defenses.gradient_penalty import Method, finite_difference
 from nriqa_jax.defenses.optimisers import Rule
 from nriqa_jax.defenses.regimes import CleanTraining, Regime
 from nriqa_jax.defenses.statistics import Mode, Variables, of_batch
-from nriqa_jax.types import Real
+from nriqa_jax.types import Images, Real
 
 _CLEAN = CleanTraining()
 
@@ -50,6 +50,8 @@ class Recipe:
       optimiser: makes the optax transformation; see ``nriqa_jax.defenses.optimisers``.
       penalty: gradient-norm regularisation.
       regime: what is trained on, see ``nriqa_jax.defenses.regimes``.
+      free_epsilon: radius of "free" adversarial training, in units of the pixel range [0, 1], see `train_step`; none by
+        default.
       ema_decay: decay of a moving average of the weights, which `TrainState.variables` then gives; none by default.
       statistics: static; what batch norm does, a `Mode` of ``nriqa_jax.defenses.statistics``.
       dtype: static; number format of the network's computation, by default that of the weights, which keep theirs, as
@@ -61,6 +63,7 @@ class Recipe:
     optimiser: Rule
     penalty: GradientPenalty | None = None
     regime: Regime = _CLEAN
+    free_epsilon: Real | None = None
     ema_decay: Real | None = None
     statistics: Mode = dataclasses.field(default=of_batch, metadata={"static": True})
     dtype: Any = dataclasses.field(default=None, metadata={"static": True})
@@ -76,6 +79,7 @@ class TrainState(NamedTuple):
       constants: other collections of variables, which training leaves alone.
       optimiser: state of the optax transformation.
       ema: moving average of the weights, if the recipe has one.
+      delta: change of the images that "free" adversarial training goes on from; zeros before the first step.
       step: number of steps taken.
     """
 
@@ -84,6 +88,7 @@ class TrainState(NamedTuple):
     constants: PyTree
     optimiser: PyTree
     ema: PyTree | None
+    delta: Images | None
     step: Int[Array, ""]
 
     def variables(self) -> Variables:
@@ -95,13 +100,19 @@ class TrainState(NamedTuple):
         return {"params": params, "batch_stats": self.batch_stats, **self.constants}
 
 
-def init_state(recipe: Recipe, variables: Variables) -> TrainState:
+def init_state(recipe: Recipe, variables: Variables, images_shape: tuple[int, ...] | None = None) -> TrainState:
     """The state before the first step.
 
     Args:
       recipe: how training will go.
       variables: random or converted weights, not prepared ones. They are copied: steps may give their memory away.
+      images_shape: of the batches, ``(batch, height, width, 3)``; "free" adversarial training needs it.
+
+    Raises:
+      ValueError: when it is needed and not given.
     """
+    if recipe.free_epsilon is not None and images_shape is None:
+        raise ValueError("free adversarial training carries a change of the images along; give images_shape")
     params, others = jax.tree.map(jnp.copy, (variables["params"], {**variables}))
     constants = {name: value for name, value in others.items() if name not in ("params", "batch_stats")}
     return TrainState(
@@ -110,5 +121,6 @@ def init_state(recipe: Recipe, variables: Variables) -> TrainState:
         constants=constants,
         optimiser=recipe.optimiser().init(params),
         ema=None if recipe.ema_decay is None else others["params"],
+        delta=None if recipe.free_epsilon is None or images_shape is None else jnp.zeros(images_shape),
         step=jnp.zeros((), jnp.int32),
     )

@@ -33,7 +33,7 @@ from nriqa_jax.defenses.gradient_penalty import (
 from nriqa_jax.defenses.recipe import GradientPenalty, Recipe, TrainState, init_state
 from nriqa_jax.defenses.statistics import Network, Variables
 from nriqa_jax.memory import rematerialize
-from nriqa_jax.types import Images, Keys, Real, Scores
+from nriqa_jax.types import Images, Keys, Scores
 
 __all__ = [
     "METHODS",
@@ -41,7 +41,6 @@ __all__ = [
     "GradientPenalty",
     "Recipe",
     "TrainState",
-    "free_step",
     "gradient_norm_penalty",
     "gradient_norms",
     "init_state",
@@ -55,6 +54,10 @@ def train_step(
     network: Network, recipe: Recipe, state: TrainState, batch: Batch, keys: Keys
 ) -> tuple[TrainState, Metrics]:
     """One step of training.
+
+    With `Recipe.free_epsilon` it is one of "free" adversarial training (Shafahi et al., NeurIPS 2019): the images are
+    changed by ``state.delta``, and the same backward pass gives the gradients of the weights and of the images, along
+    whose sign the change then goes on. Take several such steps (published: 4 to 10) on each batch.
 
     Args:
       network: what is trained; static under jit.
@@ -70,48 +73,19 @@ def train_step(
     """
     seen = _seen(network, recipe, state, batch, keys)
 
-    def total(params: PyTree) -> tuple[Float[Array, ""], tuple[Variables, Metrics]]:
-        return _total(network, recipe, state.variables_with(params), seen)
-
-    (_, (batch_stats, metrics)), grads = jax.value_and_grad(total, has_aux=True)(state.params)
-    return _updated(recipe, state, grads, batch_stats, metrics)
-
-
-def free_step(
-    network: Network,
-    recipe: Recipe,
-    state: TrainState,
-    delta: Images,
-    batch: Batch,
-    keys: Keys,
-    *,
-    epsilon: Real,
-) -> tuple[TrainState, Images, Metrics]:
-    """One step of "free" adversarial training (Shafahi et al., NeurIPS 2019).
-
-    One backward pass gives the gradient of the weights and that of the images. Use it several times (published: 4 to
-    10) on each batch, and carry the change over to the next one.
-
-    Args:
-      network: as of `train_step`.
-      recipe: as of `train_step`.
-      state: as of `train_step`.
-      delta: change of the images that the last step left; zeros at first.
-      batch: clean images, and labels.
-      keys: one for each image.
-      epsilon: radius of the L-infinity ball and size of a step in it, in units of the pixel range [0, 1].
-    """
-    seen = _seen(network, recipe, state, batch, keys)
-
     def total(params: PyTree, images: Images) -> tuple[Float[Array, ""], tuple[Variables, Metrics]]:
         return _total(network, recipe, state.variables_with(params), seen._replace(images=images))
 
-    images = jnp.clip(seen.images + delta, 0.0, 1.0)
+    if recipe.free_epsilon is None or state.delta is None:
+        slopes = jax.value_and_grad(total, has_aux=True)
+        (_, (batch_stats, metrics)), grads = slopes(state.params, seen.images)
+        return _updated(recipe, state, grads, batch_stats, metrics)
+    images = jnp.clip(seen.images + state.delta, 0.0, 1.0)
     slopes = jax.value_and_grad(total, (0, 1), has_aux=True)
     (_, (batch_stats, metrics)), (grads, ascent) = slopes(state.params, images)
-    delta = jnp.clip(delta + epsilon * jnp.sign(ascent), -epsilon, epsilon)
-    state, metrics = _updated(recipe, state, grads, batch_stats, metrics)
-    return state, delta, metrics
+    delta = state.delta + recipe.free_epsilon * jnp.sign(ascent)
+    state = state._replace(delta=jnp.clip(delta, -recipe.free_epsilon, recipe.free_epsilon))
+    return _updated(recipe, state, grads, batch_stats, metrics)
 
 
 def _seen(network: Network, recipe: Recipe, state: TrainState, batch: Batch, keys: Keys) -> Batch:
