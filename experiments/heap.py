@@ -5,6 +5,7 @@ import ctypes
 
 _LIBRARY = "libc.so.6"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8  # of <malloc.h>
+_NEVER = -1  # a limit of a C int would be 2 GB: what is more would go back after each step
 _DEFAULT_MMAP_MAX, _LARGE_BUFFER = 65_536, 32 * 2**20
 _LARGE_MODEL = 256 * 2**20
 
@@ -16,7 +17,7 @@ def use_one_arena() -> None:
 
 def keep_freed_memory() -> None:
     """Let large buffers be used again; mapping them anew costs CPUs a tenth to a half of a step's time."""
-    _set_options((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1))
+    _set_options((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER))
 
 
 def suit_model(weights: int) -> None:

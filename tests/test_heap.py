@@ -12,6 +12,7 @@ from experiments import heap
 
 library = ctypes.CDLL("libc.so.6")
 library.malloc.restype, library.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+library.sbrk.restype, library.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_ssize_t]
 
 def resident():
     return 4096 * int(open("/proc/self/statm").read().split()[1])
@@ -26,6 +27,11 @@ heap.use_one_arena()
 print(kept())
 heap.keep_freed_memory()
 print(kept())
+buffers = [library.malloc(64 * 2**20) for _ in range(40)]  # 2.5 GB of addresses, none of them used
+end = library.sbrk(0)
+for buffer in buffers:
+    library.free(buffer)
+print(library.sbrk(0) - end)
 heap.suit_model(weights=100 * 2**20)
 print(kept())  # taken from what was kept: no more than before
 heap.give_back()
@@ -37,8 +43,9 @@ print(kept())
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
 def test_freed_memory_is_kept_but_for_large_models():
     printed = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True).stdout
-    mapped, kept, again, large = map(float, printed.split())
+    mapped, kept, end, again, large = map(float, printed.split())
     assert abs(mapped) < 0.1
     assert kept > 0.9
+    assert end == 0
     assert abs(again) < 0.1
     assert abs(large) < 0.1
