@@ -38,7 +38,7 @@ ATTACK_COLUMNS = (
 _FREE = (
     *("versions", "git_revision", "device", "flags.out", "flags.images", "flags.weights", "flags.devices"),
     *("flags.coordinator", "flags.num_processes", "flags.process_id", "flags.keep_memory"),
-    *("flags.data", "flags.backbone", "flags.checkpoint_minutes", "flags.attack_set"),
+    *("flags.data", "flags.backbone", "flags.checkpoint_minutes", "flags.tensorboard", "flags.attack_set"),
 )
 
 

@@ -35,7 +35,7 @@ from experiments.catalog import (
 )
 from experiments.data_sets.data_set import DataSet, Item, Scale
 from experiments.data_sets.splits import Split
-from experiments.training import evaluation, loop, outputs, recipes, release
+from experiments.training import evaluation, events, loop, outputs, recipes, release
 from experiments.training.backbones import with_backbone
 from experiments.training.labels import Labelling, labelling
 from experiments.training.plan import Plan
@@ -55,6 +55,7 @@ class Config(data_flags.Data, plan_flags.PlanFlags, cli.Machine):
     seed: int = cli.flag(0, "Seed of splits, random weights, order, crops and noise.")
     selection: str = cli.flag("validation", "What the epoch is chosen by; papers take test.", outputs.SELECTIONS)
     checkpoint_minutes: float = cli.flag(10.0, "From one checkpoint within an epoch to the next.")
+    tensorboard: bool = cli.flag(False, "Also write the log as events for TensorBoard; needs the package tensorboardX.")
 
 
 class Study(NamedTuple):
@@ -83,6 +84,8 @@ def run(config: Config) -> dict[str, Any]:
     """Train on all splits, and write what came of it; returns what ``summary.json`` holds."""
     if processes.several():
         raise cli.UserError("training runs in one process; give it --devices, not --num_processes")
+    if config.tensorboard:
+        events.check_installed()
     devices = cli.training_devices(config)
     plan, data = plan_flags.plan_of(config), data_flags.load(config)
     splits = data_flags.split_all(config, data, config.seed, validation=config.selection == "validation")
@@ -198,6 +201,7 @@ def train_split(
         devices=devices,
         folder=folder,
         checkpoint_seconds=60.0 * config.checkpoint_minutes,
+        publish=events.write_events if config.tensorboard else events.write_nothing,
     )
     outcome = loop.train(job, initial)
     result = release.write(_released(config, study, split), outcome, parts, devices, folder)

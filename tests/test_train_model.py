@@ -17,7 +17,7 @@ from PIL import Image
 
 from experiments import train_model
 from experiments.subjective import read_scores
-from experiments.training import loop
+from experiments.training import events, loop
 from experiments.weights import load
 from nriqa_jax.models.tinyiqa import tinyiqa
 from nriqa_jax.parallel import call
@@ -90,6 +90,27 @@ def test_a_run_leaves_weights_with_their_history(table, tmp_path, script):
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert script(train_model, out=out, **settings)[0] == 0
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_tensorboard_shows_the_log(table, tmp_path):
+    from tensorboardX.proto.event_pb2 import Event
+
+    train(table, tmp_path, tensorboard=True)
+    [path] = (tmp_path / "events").iterdir()
+    data, shown = path.read_bytes(), {}
+    while data:  # records: length, its checksum, event, its checksum
+        length = int.from_bytes(data[:8], "little")
+        event = Event.FromString(data[12 : 12 + length])
+        shown |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+        data = data[16 + length :]
+    numbers = {
+        (name, row["epoch"]): value
+        for row in log(tmp_path)
+        for name, value in row.items()
+        if name not in ("epoch", "steps") and value is not None
+    }
+    assert shown == pytest.approx(numbers, rel=1e-6)
+    assert {"loss", "srocc"} <= {name for name, _ in shown}
 
 
 def test_several_splits_report_medians(table, tmp_path):
@@ -209,6 +230,12 @@ def test_a_killed_run_ends_with_the_same_weights(table, tmp_path):
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     train(table, tmp_path / "whole", **settings)
     same(weights(tmp_path / "broken"), weights(tmp_path / "whole"))
+
+
+def test_events_need_their_package(table, tmp_path, refusal, monkeypatch):
+    monkeypatch.setattr(events, "find_spec", lambda name: None)
+    message = refusal(train_model, model="tinyiqa", data=table, out=tmp_path / "run", tensorboard=True)
+    assert "needs the package tensorboardX" in message
 
 
 def test_settings_that_make_no_sense_are_refused(table, tmp_path, refusal):

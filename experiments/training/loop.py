@@ -5,7 +5,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from experiments.checkpoints import Checkpoints
 from experiments.errors import UserError
 from experiments.pipeline import image_keys
 from experiments.progress import Progress
-from experiments.training import evaluation, recipes
+from experiments.training import evaluation, events, recipes
 from experiments.training.evaluation import Part
 from experiments.training.plan import Moment, Plan, Quirk, Rates, rates
 from experiments.training.samples import Samples, Source
@@ -48,6 +48,7 @@ class Job(NamedTuple):
       devices: that share each batch.
       folder: of the run.
       checkpoint_seconds: from one checkpoint within an epoch to the next.
+      publish: what else is done with the rows of the log, such as `events.write_events`.
     """
 
     model: Model
@@ -60,6 +61,7 @@ class Job(NamedTuple):
     devices: Sequence[jax.Device]
     folder: Path
     checkpoint_seconds: float
+    publish: Callable[[Path, Sequence[Mapping[str, Any]]], None] = events.write_nothing
 
     @property
     def steps_per_epoch(self) -> int:
@@ -232,6 +234,7 @@ def _write_log(job: Job, account: Account) -> None:
     """The rows of all epochs, one JSON object a line."""
     text = "".join(json.dumps(row) + "\n" for row in account.history)
     store.write_atomic(job.folder / LOG, text.encode())
+    job.publish(job.folder, account.history)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
