@@ -199,6 +199,16 @@ def test_the_plan_counts_every_set_once(script, photographs, tmp_path):
     assert lines["in all"][0] == "44"
 
 
+def test_a_file_of_flags_describes_a_run(script, photographs, tmp_path):
+    study = tmp_path / "study.cfg"
+    lines = [f"--{name}={value}" for name, value in SETTINGS.items()]
+    study.write_text("\n".join(["# a study", *lines, "--plan_only"]))
+    place = {"images": photographs[0], "out": tmp_path / "none"}
+    code, printed, _ = script(benchmark, flagfile=study, **place)
+    assert code == 0
+    assert printed == script(benchmark, **SETTINGS, **place, plan_only=True)[1]
+
+
 def test_steps_of_attacks_that_consist_of_others():
     objective = objectives.raise_score()
     assert plan.steps_of(worst_case.worst_case(objective, steps=3, queries=7)) == 4 * 3 + plan.steps_of(
