@@ -157,3 +157,7 @@ def test_free_training_reuses_the_gradient_of_the_images():
     state, metrics = step(recipe, state, batch, KEYS)
     assert np.abs(state.delta).max() <= EPSILON * (1 + 1e-6)
     assert state.step == 3
+    with pytest.raises(ValueError, match="holds no change of the images"):
+        step(recipe, state._replace(delta=None), batch, KEYS)
+    with pytest.raises(ValueError, match="give images_shape"):
+        init_state(recipe, variables)

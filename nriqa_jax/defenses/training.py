@@ -70,16 +70,21 @@ def train_step(
       The state after the step, and numbers: ``loss`` (of the regime), ``penalty`` (without its weight), ``total`` (what
       was minimised), ``slope`` (mean norm of the scores' gradients, as estimated), ``gradient`` (norm of that of the
       weights, before clipping).
+
+    Raises:
+      ValueError: with `Recipe.free_epsilon`, for a state that was made without.
     """
     seen = _seen(network, recipe, state, batch, keys)
 
     def total(params: PyTree, images: Images) -> tuple[Float[Array, ""], tuple[Variables, Metrics]]:
         return _total(network, recipe, state.variables_with(params), seen._replace(images=images))
 
-    if recipe.free_epsilon is None or state.delta is None:
+    if recipe.free_epsilon is None:
         slopes = jax.value_and_grad(total, has_aux=True)
         (_, (batch_stats, metrics)), grads = slopes(state.params, seen.images)
         return _updated(recipe, state, grads, batch_stats, metrics)
+    if state.delta is None:
+        raise ValueError("the state holds no change of the images; make it by the recipe of free adversarial training")
     images = jnp.clip(seen.images + state.delta, 0.0, 1.0)
     slopes = jax.value_and_grad(total, (0, 1), has_aux=True)
     (_, (batch_stats, metrics)), (grads, ascent) = slopes(state.params, images)
