@@ -50,9 +50,9 @@ class Recipe:
       optimiser: makes the optax transformation; see ``nriqa_jax.defenses.optimisers``.
       penalty: gradient-norm regularisation.
       regime: what is trained on, see ``nriqa_jax.defenses.regimes``.
+      ema_decay: decay of a moving average of the weights, which `TrainState.variables` then gives; none by default.
       free_epsilon: radius of "free" adversarial training, in units of the pixel range [0, 1], see `train_step`; none by
         default.
-      ema_decay: decay of a moving average of the weights, which `TrainState.variables` then gives; none by default.
       statistics: static; what batch norm does, a `Mode` of ``nriqa_jax.defenses.statistics``.
       dtype: static; number format of the network's computation, by default that of the weights, which keep theirs, as
         do statistics and scores.
@@ -63,8 +63,8 @@ class Recipe:
     optimiser: Rule
     penalty: GradientPenalty | None = None
     regime: Regime = _CLEAN
-    free_epsilon: Real | None = None
     ema_decay: Real | None = None
+    free_epsilon: Real | None = None
     statistics: Mode = dataclasses.field(default=of_batch, metadata={"static": True})
     dtype: Any = dataclasses.field(default=None, metadata={"static": True})
     remat: bool = dataclasses.field(default=False, metadata={"static": True})
