@@ -119,6 +119,12 @@ def test_flat_images_stay_finite(tiny_score, keys):
         np.testing.assert_allclose(found.images[:2], flat[:2], atol=1e-5)  # black and white have nowhere to go
 
 
+def test_a_curve_outlives_slopes_that_all_fall_to_their_bound(images):
+    fallen = advcf.advcf_adam(in_range(objectives.raise_score())).perturbation
+    theta = fallen.project(jnp.full((len(images), 1, advcf.PIECES, 3), -1.0), images)
+    np.testing.assert_allclose(fallen.render(theta, images), images, atol=1e-6)
+
+
 def test_a_sweep_compiles_once(images, keys):
     traces = []
 

@@ -23,6 +23,7 @@ from nriqa_jax.types import Images, Keys, Losses, Objective, Perturbation, Score
 PIECES = 64
 
 _ROWS_AT_A_TIME = 8
+_LEAST_SLOPE = 1e-9  # not zero: where rounding alone makes all slopes of a white image fall, the curve stays
 
 Slopes = Float[Array, "batch 1 pieces 3"]  # shaped like images, so that their update rules apply
 
@@ -120,7 +121,7 @@ def _into_box(steepness: Radius, slopes: Slopes, images: Images) -> Slopes:
 
 def _above_zero(slopes: Slopes, images: Images) -> Slopes:
     del images
-    return jnp.maximum(slopes, 0.0)
+    return jnp.maximum(slopes, _LEAST_SLOPE)
 
 
 def _unevenness(weight: Radius, theta: Slopes, attacked: Images, images: Images) -> Losses:
