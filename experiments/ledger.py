@@ -37,7 +37,7 @@ ATTACK_COLUMNS = (
 # What a run may be continued under although it differs: the machine, and paths whose content is recorded otherwise.
 _FREE = (
     *("versions", "git_revision", "device", "flags.out", "flags.images", "flags.weights", "flags.devices"),
-    *("flags.coordinator", "flags.num_processes", "flags.process_id", "flags.keep_memory"),
+    *("flags.coordinator", "flags.num_processes", "flags.process_id"),
     *("flags.data", "flags.backbone", "flags.checkpoint_minutes", "flags.tensorboard", "flags.attack_set"),
 )
 

@@ -22,6 +22,33 @@ Variables = Mapping[str, Any]
 Path = tuple[str, ...]
 
 _WINOGRAD_CHANNELS = 64  # from so many on, on CPUs, fewer products outweigh the transforms
+_SMALL_MAP = 7 * 7  # up to so many pixels, Winograd kernels, which are larger, are no faster than products of patches
+
+
+class Site(NamedTuple):
+    """A convolution in its network.
+
+    Attributes:
+      conv: the module.
+      fan_in: channels that each output is computed from.
+      pixels: height times width of the largest map that it gets.
+    """
+
+    conv: Conv
+    fan_in: int
+    pixels: int
+
+    @property
+    def small(self) -> bool:
+        """Whether all maps that it gets are small."""
+        return self.pixels <= _SMALL_MAP
+
+    @property
+    def suits_winograd(self) -> bool:
+        """Whether it is what `winograd.convolve` computes, with enough channels."""
+        conv = self.conv
+        plain = (conv.window, conv.stride, conv.padding, conv.dilation, conv.groups) == (3, 1, 1, 1, 1)
+        return plain and min(self.fan_in, conv.features) >= _WINOGRAD_CHANNELS
 
 
 class Structure(NamedTuple):
@@ -33,7 +60,7 @@ class Structure(NamedTuple):
       epsilons: of the batch norms, by path.
     """
 
-    convolutions: dict[Path, Conv]
+    convolutions: dict[Path, Site]
     norms: dict[Path, Path]
     epsilons: dict[Path, float]
 
@@ -59,7 +86,7 @@ def prepare(
     structure = trace(network, variables, view_shape)
 
     def folded(variables: Variables) -> Variables:
-        variables = _with_fast_kernels(fold(variables, structure), structure, platform, _none)
+        variables = _with_fast_kernels(fold(variables, structure), structure, platform, _strided_or_small)
         return jax.tree.map(lambda x: x.astype(dtype), variables)
 
     return jax.jit(folded)(variables)
@@ -99,7 +126,10 @@ def trace(network: nn.Module, variables: Variables, view_shape: tuple[int, ...])
         module, output = context.module, call(*args, **kwargs)
         calls[module.path] += 1
         if isinstance(module, Conv):
-            found.convolutions[module.path] = module
+            _, height, width, channels = (args[0] if args else kwargs["x"]).shape
+            site = Site(module, channels // module.groups, height * width)
+            before = found.convolutions.get(module.path, site)
+            found.convolutions[module.path] = max(before, site, key=lambda site: site.pixels)
             makers[id(output)] = (output, module.path)
         elif isinstance(module, BatchNorm) and not module.has_variable("params", "folded"):
             found.epsilons[module.path] = module.epsilon
@@ -138,48 +168,47 @@ def fold(variables: Variables, structure: Structure) -> Variables:
 
 
 def _with_fast_kernels(
-    variables: Variables, structure: Structure, platform: str | None, to_patches: Callable[[Conv], bool]
+    variables: Variables, structure: Structure, platform: str | None, to_patches: Callable[[Site], bool]
 ) -> Variables:
     if (platform or jax.default_backend()) != "cpu":
         return variables
     params = variables["params"]
-    for path, module in structure.convolutions.items():
-        conv = _at(params, path)
-        patched = module.window > 1 and module.dilation == 1 and to_patches(module)
-        params = _replaced(params, path, {**conv, "kernel": _fast_kernel(conv["kernel"], module, patched=patched)})
+    for path, site in structure.convolutions.items():
+        layer = _at(params, path)
+        params = _replaced(params, path, {**layer, "kernel": _fast_kernel(layer["kernel"], site, to_patches)})
     return {**variables, "params": params}
 
 
-def _fast_kernel(kernel: Kernel, conv: Conv, *, patched: bool) -> Kernel:
+def _fast_kernel(kernel: Kernel, site: Site, to_patches: Callable[[Site], bool]) -> Kernel:
     """A kernel as CPUs want it."""
     if isinstance(kernel, LaidOut):
         return kernel
-    if conv.groups > 1:
-        bundles = bundle(kernel, conv.groups).bundles
+    patched = site.conv.window > 1 and site.conv.dilation == 1 and to_patches(site)
+    if site.conv.groups > 1:
+        bundles = bundle(kernel, site.conv.groups).bundles
         return BundledKernel(tuple(map(_as_patches, bundles)) if patched else bundles)
-    plain = (conv.window, conv.stride, conv.padding, conv.dilation) == (3, 1, 1, 1)
-    if plain and min(kernel.shape[2:]) >= _WINOGRAD_CHANNELS:
-        return transform_kernel(kernel)
-    return _as_patches(kernel) if patched else kernel
+    if patched:
+        return _as_patches(kernel)
+    return transform_kernel(kernel) if site.suits_winograd else kernel
 
 
 def _as_patches(kernel: Dense) -> PatchKernel:
     return kernel if isinstance(kernel, PatchKernel) else PatchKernel(kernel)
 
 
-def _none(_: Conv) -> bool:
-    """For gradients by images alone, no convolution is a product of patches."""
-    return False
-
-
-def _strided(conv: Conv) -> bool:
+def _strided(site: Site) -> bool:
     """For gradients by weights, strided ones are: that of a 7x7 stem takes XLA six times as long as the product."""
-    return conv.stride > 1
+    return site.conv.stride > 1
 
 
-def _all(_: Conv) -> bool:
-    """For derivatives by weights of gradients by images, all of them are."""
-    return True
+def _strided_or_small(site: Site) -> bool:
+    """For gradients by images alone, strided and small ones without groups are: XLA would copy their kernels."""
+    return site.conv.groups == 1 and (_strided(site) or site.small)
+
+
+def _all(site: Site) -> bool:
+    """For derivatives by weights of gradients by images, all are that are not faster yet."""
+    return not site.suits_winograd
 
 
 def _at(tree: Variables, path: Path) -> Variables:

@@ -10,13 +10,16 @@ from flax.traverse_util import flatten_dict
 
 from experiments import weights
 from experiments.catalog import MODELS
+from nriqa_jax.grouped import BundledKernel
 from nriqa_jax.layers import BatchNorm, Conv, Dense, max_pool
 from nriqa_jax.models.resnet import BasicBlock, Bottleneck, resnet18
+from nriqa_jax.patches import PatchKernel
 from nriqa_jax.prepare import _WINOGRAD_CHANNELS as ENOUGH
 from nriqa_jax.prepare import prepare, trace
 from nriqa_jax.winograd import WinogradKernel
 
 SHAPE = (12, 10, 3)
+SMALL, LARGE = (7, 7), (8, 7)  # height and width of maps
 LEAVES_OF_A_NORM = (("params", "scale"), ("params", "bias"), ("batch_stats", "mean"), ("batch_stats", "var"))
 
 
@@ -164,32 +167,50 @@ def test_preparing_twice_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    ("conv", "fan_in", "winograd"),
+    ("conv", "fan_in", "shape", "kind"),
     [
-        (Conv(ENOUGH, 3, padding=1), ENOUGH, True),
-        (Conv(ENOUGH, 3, padding=1, use_bias=False), ENOUGH + 2, True),
-        (Conv(ENOUGH, 3, padding=1), ENOUGH - 1, False),
-        (Conv(ENOUGH - 1, 3, padding=1), ENOUGH, False),
-        (Conv(ENOUGH, 3, stride=2, padding=1), ENOUGH, False),
-        (Conv(ENOUGH, 3, padding=0), ENOUGH, False),
-        (Conv(ENOUGH, 3, padding=2, dilation=2), ENOUGH, False),
-        (Conv(2 * ENOUGH, 3, padding=1, groups=2), 2 * ENOUGH, False),
-        (Conv(ENOUGH, 1), ENOUGH, False),
-        (Conv(ENOUGH, 5, padding=1), ENOUGH, False),
+        (Conv(ENOUGH, 3, padding=1), ENOUGH, LARGE, WinogradKernel),
+        (Conv(ENOUGH, 3, padding=1, use_bias=False), ENOUGH + 2, LARGE, WinogradKernel),
+        (Conv(ENOUGH, 3, padding=1), ENOUGH - 1, LARGE, jax.Array),
+        (Conv(ENOUGH - 1, 3, padding=1), ENOUGH, LARGE, jax.Array),
+        (Conv(ENOUGH, 3, stride=2, padding=1), ENOUGH, LARGE, PatchKernel),
+        (Conv(ENOUGH, 3, padding=0), ENOUGH, LARGE, jax.Array),
+        (Conv(ENOUGH, 3, padding=2, dilation=2), ENOUGH, LARGE, jax.Array),
+        (Conv(ENOUGH, 3, stride=2, padding=2, dilation=2), ENOUGH, LARGE, jax.Array),
+        (Conv(2 * ENOUGH, 3, stride=2, padding=1, groups=2), 2 * ENOUGH, LARGE, BundledKernel),
+        (Conv(ENOUGH, 1, stride=2), ENOUGH, LARGE, jax.Array),
+        (Conv(ENOUGH, 5, padding=1), ENOUGH, LARGE, jax.Array),
+        (Conv(ENOUGH, 3, padding=1), ENOUGH, SMALL, PatchKernel),
+        (Conv(ENOUGH, 5, padding=1), 3, SMALL, PatchKernel),
+        (Conv(ENOUGH, 3, padding=2, dilation=2), ENOUGH, SMALL, jax.Array),
+        (Conv(ENOUGH, 1), ENOUGH, SMALL, jax.Array),
     ],
 )
-def test_kernels_are_laid_out_for_winograd_where_it_applies_and_only_on_cpus(conv, fan_in, winograd):
-    network, shape = Convolution(conv), (5, 6, fan_in)
+def test_kernels_are_laid_out_as_suits_them_and_only_on_cpus(conv, fan_in, shape, kind):
+    network, shape = Convolution(conv), (*shape, fan_in)
     variables = randomised(network, shape)
     on_cpu, on_gpu = (prepare(network, variables, shape, platform=platform) for platform in ("cpu", "gpu"))
-    assert isinstance(on_cpu["params"]["conv"]["kernel"], WinogradKernel) == winograd
+    assert isinstance(on_cpu["params"]["conv"]["kernel"], kind)
     np.testing.assert_allclose(on_gpu["params"]["conv"]["kernel"], variables["params"]["conv"]["kernel"], rtol=1e-6)
     x = jnp.asarray(draws((2, *shape))[0], jnp.float32)
     assert_close(jax.jit(network.apply)(on_cpu, x), jax.jit(network.apply)(on_gpu, x), 1e-5)
 
 
+def test_a_convolution_is_small_if_all_its_maps_are():
+    class Twice(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            conv = Conv(3, 3, padding=1, name="conv")
+            return conv(x).mean((1, 2, 3)) + conv(x[:, :2, :2]).mean((1, 2, 3))
+
+    network = Twice()
+    for size, small in ((SMALL, True), (LARGE, False)):
+        sites = trace(network, randomised(network, (*size, 3)), (*size, 3)).convolutions
+        assert sites["conv",].small == small
+
+
 def test_a_wide_block_keeps_its_derivatives_on_cpus():
-    network, shape = BasicBlock(ENOUGH), (5, 4, ENOUGH)
+    network, shape = BasicBlock(ENOUGH), (8, 7, ENOUGH)
     variables = randomised(network, shape)
     prepared = prepared_in("float64", network, variables, shape, platform="cpu")
     assert isinstance(prepared["params"]["conv2"]["kernel"], WinogradKernel)
@@ -197,16 +218,17 @@ def test_a_wide_block_keeps_its_derivatives_on_cpus():
 
 
 def test_every_batch_norm_of_a_resnet_is_folded():
-    network, shape = resnet18(), (64, 64, 3)
+    network, shape = resnet18(), (128, 128, 3)
     variables = randomised(network, shape)
     structure = trace(network, variables, shape)
     assert len(structure.convolutions) == len(structure.norms) == len(set(structure.norms.values())) == 20
     prepared = prepare(network, variables, shape, platform="cpu")
     assert set(prepared) == {"params"}
     kernels = [leaf for path, leaf in flatten_dict(prepared["params"]).items() if path[-1] == "kernel"]
-    unstrided = {64: 4, 128: 3, 256: 3, 512: 3}  # 3x3 convolutions, by width
+    unstrided = {64: 4, 128: 3, 256: 3}  # 3x3 convolutions of maps that are not small, by width
     expected = sum(count for width, count in unstrided.items() if width >= ENOUGH)
     assert sum(isinstance(kernel, WinogradKernel) for kernel in kernels) == expected > 0
+    assert sum(isinstance(kernel, PatchKernel) for kernel in kernels) == 1 + 3 + 3  # stem, strided, small
     x = jnp.asarray(draws((1, *shape))[0], jnp.float32)
     maps, expected = (jax.jit(network.apply)(weights, x) for weights in (prepared, variables))
     jax.tree.map(lambda *pair: assert_close(*pair, 1e-5), maps, expected)
