@@ -124,7 +124,9 @@ class Machine:
     coordinator: str = flag("", "HOST:PORT of the first process; auto asks the TPU pod. Slurm and Open MPI need none.")
     num_processes: int = flag(0, "Number of processes, with --coordinator.")
     process_id: int = flag(-1, "Number of this process, from 0, with --coordinator.")
-    keep_memory: bool = flag(True, "Keep freed memory of small models, which is faster; --nokeep_memory needs less.")
+    keep_memory: bool = flag(
+        True, "Keep freed memory of small models, which is faster; --nokeep_memory needs less, and compiles longer."
+    )
 
 
 def machine_of(config: Machine) -> dict[str, Any]:
