@@ -18,6 +18,7 @@ from weights_convert import store
 from weights_convert.rules import flatten
 
 SIDE = 64
+_LAST_DIGIT = 1e-6  # of the table of scores
 COSTLY = ("hyperiqa", "linearity", "maniqa")  # and their variants: run by make test-full
 
 
@@ -83,7 +84,7 @@ def folder(tmp_path_factory):
 @pytest.mark.slow
 @narrow({type(ZOO[name].build().network): name for name in NARROW}.values())
 def test_a_score_is_a_function_of_the_image_alone(name, folder, tmp_path, script, monkeypatch):
-    """The same alone, among forty files, in another batch size and under another name, to 1e-5."""
+    """The same alone, among forty files, in another batch size and under another name, to 1e-5 or the last digit."""
     model, variables = with_weights(ZOO[name].narrow_model())
     monkeypatch.setitem(catalog.MODELS, name, lambda: model)
     weights = tmp_path / "weights.safetensors"
@@ -100,11 +101,11 @@ def test_a_score_is_a_function_of_the_image_alone(name, folder, tmp_path, script
     assert len(whole) == 40
     assert np.ptp(list(whole.values())) > 1e-4 * np.abs(list(whole.values())).max()
     other = scores(folder, 3)
-    np.testing.assert_allclose(list(other.values()), list(whole.values()), rtol=1e-5)
+    np.testing.assert_allclose(list(other.values()), list(whole.values()), rtol=1e-5, atol=_LAST_DIGIT)
     for file in ("05.png", "21.png"):
         alone = tmp_path / f"z{file}"
         alone.write_bytes((folder / file).read_bytes())
-        np.testing.assert_allclose(list(scores(alone, 1).values()), [whole[file]], rtol=1e-5)
+        np.testing.assert_allclose(list(scores(alone, 1).values()), [whole[file]], rtol=1e-5, atol=_LAST_DIGIT)
 
 
 def test_random_weights_are_used():
