@@ -24,15 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import cli, data_flags, ledger, plan_flags, processes, settings, weights
-from experiments.catalog import (
-    BACKBONES,
-    DEFENSES,
-    LOSSES,
-    MODELS,
-    OPTIMISERS,
-    RELABELLINGS,
-    SCHEDULES,
-)
+from experiments.catalog import BACKBONES, DEFENSES, LOSSES, MODELS, OPTIMISERS, RELABELLINGS, SCHEDULES
 from experiments.data_sets.data_set import DataSet, Item, Scale
 from experiments.data_sets.splits import Split
 from experiments.training import evaluation, events, loop, outputs, recipes, release

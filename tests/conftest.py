@@ -43,6 +43,12 @@ def shared():
     return SHARED
 
 
+@pytest.fixture(scope="session")
+def outside_environment():
+    """Variables of a process that compiles as users' processes do, and not as tests do."""
+    return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+
+
 @pytest.fixture(scope="session", autouse=True)
 def quick_intervals():
     """Few resamples in the summaries of runs: with checked types, those of all runs would take a tenth of the suite."""

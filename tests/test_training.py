@@ -1,7 +1,6 @@
 """The training step: batch norm's modes, what a recipe composes, and one program for many settings and devices."""
 
 import functools
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -207,7 +206,7 @@ def test_a_network_without_batch_norm_trains_too():
     assert all(np.any(leaf) for leaf in jax.tree.leaves(difference(before.params, after.params)) if leaf.ndim > 1)
 
 
-def test_eight_devices_train_as_one():
-    as_scripts_run = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    done = subprocess.run([sys.executable, "-c", DEVICES], cwd=ROOT, env=as_scripts_run, capture_output=True, text=True)
+def test_eight_devices_train_as_one(outside_environment):
+    command = [sys.executable, "-c", DEVICES]
+    done = subprocess.run(command, cwd=ROOT, env=outside_environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
