@@ -3,8 +3,8 @@ r"""Compare attacks on one model: how far each moves scores at the same visible 
 python -m experiments.compare_attacks --model=cnniqa --weights=cnniqa.pth --images=PHOTOGRAPHS --out=out/attacks
 
 Attacks in a ball, and facpa, run at --epsilon; the strength of the others is matched to it for each image. Every
-attack runs in both directions of the score. Passes are those of one run; matching takes several. Writes attacks.csv
-and a run folder for each attack. Run again, it continues.
+attack runs in both directions of the score. Passes are those of one run; matching takes several, and queries count
+the forward passes of all. Writes attacks.csv and a run folder for each attack. Run again, it continues.
 """
 
 import collections
@@ -22,7 +22,7 @@ import numpy as np
 from experiments import attack_flags, attack_images, cli, settings, text_table
 from experiments.ledger import Table, write_atomic
 from experiments.pipeline import TIMING_COLUMNS
-from nriqa_jax.attacks.composite import ROUNDS, run_any
+from nriqa_jax.attacks.composite import run_any
 from nriqa_jax.attacks.objectives import raise_score
 from nriqa_jax.metrics.niqe import BLOCK
 from nriqa_jax.types import Images, Scores
@@ -30,7 +30,7 @@ from nriqa_jax.types import Images, Scores
 STATISTICS = ("change_mean", "r_ln", "r_log10", "linf_255", "psnr", "ssim")
 COLUMNS = (
     *("attack", "objective", "images", *STATISTICS),
-    *("seconds_per_image", "runs", "forward_passes", "backward_passes"),
+    *("seconds_per_image", "queries", "forward_passes", "backward_passes"),
 )
 _OBJECTIVES = ("raise_score", "lower_score")
 _SIDE = BLOCK  # of the image on which passes are counted: NIQE needs so much
@@ -76,7 +76,7 @@ def _measure(config: Config, attack: str, objective: str, given: dict[str, int])
         "images": len(table.numbers("score_clean")),
         **{name: statistics[name]["value"] for name in STATISTICS},
         "seconds_per_image": _seconds(out / "timings.csv"),
-        "runs": ROUNDS + 1 if "match_linf" in budget else 1,
+        "queries": float(np.mean(table.numbers("queries"))),
         "forward_passes": forward,
         "backward_passes": backward,
     }

@@ -1,5 +1,6 @@
 """Attacks made of attacks: the strongest of several, and strength matched to a visible change."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -78,12 +79,35 @@ def test_strength_is_matched_for_each_image(cost, limit, tiny_score, images, key
     assert np.all(found.scores < tiny_score(images))
     alone = run_attack(attack, tiny_score, images[1:2], keys[1:2])
     np.testing.assert_allclose(alone.images, found.images[1:2], atol=1e-6)
+    np.testing.assert_array_equal(alone.queries, found.queries[1:2])
+
+
+@pytest.mark.parametrize("own", [0.1, 0.02, 1e-3])
+def test_a_search_for_a_strength_ends_when_all_images_have_met_it(own, tiny_score, images, keys):
+    made = []
+
+    def make(knob):
+        made.append(knob)
+        return by_sign(knob)
+
+    attack = Matched(GOAL, make, fidelity.linf, 8 / 255 + 1e-6, own / 64, own * 64)
+    found = run_attack(attack, tiny_score, images, keys)
+    np.testing.assert_allclose(fidelity.linf(found.images, images), 8 / 255, atol=1e-6)
+    queries = np.asarray(found.queries) // (4 + 1 + 1)  # of a run: its steps, the result, and that rounded
+    assert queries.max() == len(made) <= 5
+
+
+def test_a_search_for_a_strength_can_be_compiled(tiny_score, images, keys):
+    attack = Matched(GOAL, by_sign, fidelity.linf, 8 / 255 + 1e-6, 1e-4, 1.0)
+    whole = jax.jit(lambda images: attack(tiny_score, images, keys).images)(images)
+    np.testing.assert_allclose(whole, run_attack(attack, tiny_score, images, keys).images, atol=1e-6)
 
 
 def test_the_smallest_cost_is_kept_where_no_strength_fits(tiny_score, images, keys):
-    found = run_attack(Matched(GOAL, by_sign, fidelity.linf, 1e-4, 0.01, 1.0, rounds=3), tiny_score, images, keys)
+    found = run_attack(Matched(GOAL, by_sign, fidelity.linf, 1e-4, 0.01, 1.0, rounds=8), tiny_score, images, keys)
     weakest = run_attack(by_sign(jnp.full(5, 0.01)), tiny_score, images, keys)
-    np.testing.assert_allclose(found.images, on_disk(weakest, images), atol=1e-6)
+    smallest = fidelity.linf(on_disk(weakest, images), images)
+    np.testing.assert_allclose(fidelity.linf(found.images, images), smallest, atol=1e-6)
 
 
 def test_a_knob_for_each_image_equals_one_for_all(tiny_score, images, keys):

@@ -13,21 +13,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from nriqa_jax.attacks.bracket import Bracket, narrowed, secant
 from nriqa_jax.attacks.gradient import run
 from nriqa_jax.attacks.objectives import reach_target
 from nriqa_jax.types import AttackResult, Images, Keys, Losses, Objective, ScoreFn, Scores
-
-_MARGIN = 0.1  # share of the bracket that a step cuts off at least
 
 
 class BetweenState(NamedTuple):
     """A bracket of shares with the differences of their scores from the target, and the best share so far."""
 
     thresholds: Float[Array, "batch height width 3"]
-    near: Scores
-    near_error: Scores
-    far: Scores
-    far_error: Scores
+    shares: Bracket
     best: Scores
     best_error: Scores
 
@@ -70,21 +66,16 @@ class Between:
         nothing, everything = jnp.zeros_like(near_error), jnp.ones_like(far_error)
         closer = jnp.abs(near_error) <= jnp.abs(far_error)
         best, best_error = jnp.where(closer, nothing, everything), jnp.where(closer, near_error, far_error)
-        return BetweenState(thresholds, nothing, near_error, everything, far_error, best, best_error)
+        return BetweenState(thresholds, Bracket(nothing, near_error, everything, far_error), best, best_error)
 
     def step(self, score_fn: ScoreFn, images: Images, state: BetweenState) -> tuple[BetweenState, Losses]:
         """Try one share."""
-        share = _cut(state)
+        share = secant(state.shares)
         error = score_fn(self._render(images, state.thresholds, share)) - self.targets
-        past = (error > 0) == (state.far_error > 0)
         better = jnp.abs(error) < jnp.abs(state.best_error)
         losses = state.best_error**2
-        # Halving the error of an end that stays (the Illinois rule) keeps secants from creeping.
         state = state._replace(
-            near=jnp.where(past, state.near, share),
-            near_error=jnp.where(past, state.near_error / 2, error),
-            far=jnp.where(past, share, state.far),
-            far_error=jnp.where(past, error, state.far_error / 2),
+            shares=narrowed(state.shares, share, error),
             best=jnp.where(better, share, state.best),
             best_error=jnp.where(better, error, state.best_error),
         )
@@ -98,10 +89,3 @@ class Between:
 
     def _render(self, images: Images, thresholds: Array, share: Scores) -> Images:
         return jnp.where(thresholds < share[:, None, None, None], self.versions, images)
-
-
-def _cut(state: BetweenState) -> Scores:
-    """Where the straight line between both ends meets the target, kept away from the ends."""
-    width, fall = state.far - state.near, state.near_error - state.far_error
-    secant = state.near_error / jnp.where(fall == 0, 1.0, fall)
-    return state.near + width * jnp.clip(secant, _MARGIN, 1.0 - _MARGIN)

@@ -8,9 +8,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from nriqa_jax.attacks.bracket import Bracket, narrowed, secant
 from nriqa_jax.attacks.gradient import run, select
 from nriqa_jax.image import from_uint8, quantize_toward, to_uint8
 from nriqa_jax.types import (
@@ -26,6 +28,7 @@ from nriqa_jax.types import (
 )
 
 ROUNDS = 8
+_CLOSE = 0.005  # share of a limit by which a cost may stay below it
 
 Knob = Float[Array, " batch"]
 Cost = Callable[[Images, Images], Float[Array, " batch"]]
@@ -78,10 +81,11 @@ class Strongest:
 
 @dataclasses.dataclass(frozen=True)
 class Matched:
-    """An attack at the strength that costs each image the same: its knob is found by bisection.
+    """An attack at the strength that costs each image the same: its knob is searched.
 
-    Attacks can then be compared at equal visible change. Each image keeps the result of the largest cost within the
-    limit, or that of the smallest cost if no strength stays within.
+    Attacks can then be compared at equal visible change. Each image keeps the first result whose cost meets the limit,
+    else that of the largest cost within it, or that of the smallest cost if no strength stays within. The search ends
+    when all images of the batch have met it; the queries of an image are those up to its own end.
 
     Attributes:
       objective: of the attack.
@@ -90,7 +94,7 @@ class Matched:
       limit: largest accepted cost.
       low: smallest knob, > 0.
       high: largest knob.
-      rounds: number of bisections, each a run of the attack.
+      rounds: largest number of runs of the attack after the first, which has the middle of the knobs.
     """
 
     objective: Objective
@@ -108,23 +112,38 @@ class Matched:
     def run_with(self, runner: Runner, score_fn: ScoreFn, images: Images, keys: Keys) -> AttackResult:
         """Run the attack at several strengths, and choose."""
         low, high = jnp.full(len(images), self.low), jnp.full(len(images), self.high)
-        knob, queries, best = low, jnp.zeros(len(images), jnp.int32), None
-        for _ in range(self.rounds + 1):  # the first one with the lowest knob
+        unchanged = runner.call(self.cost, images, images) - self.limit
+        ends, knob, best = Bracket(low, unchanged, high, jnp.full_like(unchanged, jnp.inf)), jnp.sqrt(low * high), None
+        for _ in range(self.rounds + 1):
             result = _saved(runner, runner.attack(self.make(knob), score_fn, images, keys), score_fn, images)
-            cost = runner.call(self.cost, result.images, images)
-            fits, queries = cost <= self.limit, queries + result.queries
+            error = runner.call(self.cost, result.images, images) - self.limit
             if best is None:
-                best, best_cost = result, cost
+                best, best_error, queries = result, error, result.queries
             else:
                 # Among costs within the limit the largest wins; beyond it, the smallest.
-                better = jnp.where(fits, (cost > best_cost) | (best_cost > self.limit), cost < best_cost)
+                closer = jnp.where(error <= 0, (error > best_error) | (best_error > 0), error < best_error)
+                better, queries = closer & ~met, queries + jnp.where(met, 0, result.queries)
                 trace = jnp.where(better, result.loss_trace, best.loss_trace)
                 best = _choose(better, result, best)._replace(loss_trace=trace)
-                best_cost = jnp.where(better, cost, best_cost)
-            low, high = jnp.where(fits, knob, low), jnp.where(fits, high, knob)
-            knob = jnp.sqrt(low * high)
+                best_error = jnp.where(better, error, best_error)
+            met = (best_error <= 0) & (best_error >= -_CLOSE * abs(self.limit))
+            if _are_all(met):
+                break
+            ends = narrowed(ends, knob, error)
+            knob = _next(ends)
         assert best is not None
         return best._replace(queries=queries)
+
+
+def _next(ends: Bracket) -> Knob:
+    """The next knob of a search: by the costs at both ends, or the geometric middle while one of them is unknown."""
+    known = jnp.isfinite(ends.near_error) & jnp.isfinite(ends.far_error)
+    return jnp.where(known, secant(ends), jnp.sqrt(ends.near * ends.far))
+
+
+def _are_all(met: Bool[Array, " batch"]) -> bool:
+    """Whether a search may end; one that is being compiled cannot know."""
+    return not isinstance(met, jax.core.Tracer) and bool(jnp.all(met))
 
 
 @dataclasses.dataclass(frozen=True)
