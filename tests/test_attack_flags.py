@@ -3,6 +3,8 @@
 import csv
 from xml.etree import ElementTree
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -12,6 +14,7 @@ from experiments import attack_flags, attack_images, compare_attacks, natural, t
 from experiments.catalog import ATTACKS
 from experiments.errors import UserError
 from experiments.pages import style, transfer
+from nriqa_jax.attacks.composite import run_any
 from nriqa_jax.attacks.objectives import raise_score
 from nriqa_jax.metrics.niqe import FEATURES, pristine_of
 
@@ -234,4 +237,7 @@ def test_a_comparison_needs_no_search_for_a_known_strength():
     ],
 )
 def test_passes_are_counted(attack, settings, passes):
-    assert compare_attacks.passes(ATTACKS[attack](raise_score(), **settings)) == passes
+    made = ATTACKS[attack](raise_score(), **settings)
+    assert compare_attacks.passes(made) == passes
+    image, keys = jnp.full((1, 32, 32, 3), 0.5), jax.random.split(jax.random.key(0), 1)
+    assert run_any(made, lambda images: jnp.mean(images, axis=(1, 2, 3)), image, keys).queries == passes[0]

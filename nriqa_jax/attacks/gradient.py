@@ -73,6 +73,7 @@ class GradientAttack:
       penalty: added to the objective.
       view: what the model is shown at a step, instead of the attacked images themselves.
       look_ahead: ``(theta, state of the rule) -> theta``, where to take the gradient, if not at theta.
+      passes: forward passes of a step: more than one where the rule asks for gradients elsewhere or views are several.
     """
 
     objective: Objective
@@ -83,6 +84,7 @@ class GradientAttack:
     penalty: Penalty | None = None
     view: View | None = None
     look_ahead: Callable[[Theta, optax.OptState], Theta] | None = None
+    passes: int = dataclasses.field(default=1, metadata={"static": True})
 
     def __call__(self, score_fn: ScoreFn, images: Images, keys: Keys) -> AttackResult:
         """Attack a batch as one program."""
@@ -128,7 +130,7 @@ class GradientAttack:
     def finish(self, score_fn: ScoreFn, images: Images, state: State, loss_trace: Array) -> AttackResult:
         """Render and score the outcome."""
         score_fn = drawn(score_fn, state.keys)
-        theta, queries = state.theta, self.steps + 1
+        theta, queries = state.theta, self.passes * self.steps + 1
         scores = score_fn(self._render(theta, images))
         if self.keep_best:
             last_loss = self.objective(scores) + self._penalty(theta, self._render(theta, images), images)

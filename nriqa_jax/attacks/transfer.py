@@ -81,7 +81,7 @@ def vmifgsm(
       reach: largest distance of a neighbour, in radii.
     """
     rule = Partial(_variance_tuned_descent, step_size, decay, reach, jnp.arange(neighbours), epsilon)
-    return GradientAttack(objective, linf(epsilon), rule, steps)
+    return GradientAttack(objective, linf(epsilon), rule, steps, passes=1 + neighbours)
 
 
 def random_view(images: Images, keys: Keys) -> Float[Array, "batch 1 height width 3"]:
