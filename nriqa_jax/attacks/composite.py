@@ -113,7 +113,8 @@ class Matched:
         """Run the attack at several strengths, and choose."""
         low, high = jnp.full(len(images), self.low), jnp.full(len(images), self.high)
         unchanged = runner.call(self.cost, images, images) - self.limit
-        ends, knob, best = Bracket(low, unchanged, high, jnp.full_like(unchanged, jnp.inf)), jnp.sqrt(low * high), None
+        ends, knob = Bracket(low, unchanged, high, jnp.full_like(unchanged, jnp.inf)), jnp.sqrt(low * high)
+        best, met = None, jnp.zeros(len(images), bool)
         for _ in range(self.rounds + 1):
             result = _saved(runner, runner.attack(self.make(knob), score_fn, images, keys), score_fn, images)
             error = runner.call(self.cost, result.images, images) - self.limit
