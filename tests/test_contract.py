@@ -18,6 +18,7 @@ from nriqa_jax.image import from_uint8, quantize_toward, to_uint8
 from nriqa_jax.models.cnniqa import cnniqa
 from nriqa_jax.models.tinyiqa import tinyiqa
 from nriqa_jax.parallel import call, run_attack
+from nriqa_jax.types import CompositeAttack
 
 
 def together(names):
@@ -154,6 +155,22 @@ def test_a_sweep_of_real_settings_traces_the_model_once(name, images, keys):
         counts.append(len(TRACES))
     assert counts[0] > 0
     assert counts == counts[:1] * len(points)
+
+
+@EVERY
+def test_a_step_leaves_its_state_in_the_types_of_the_start(name, images, keys):
+    """Weak types, too: else a loop on the host compiles its step twice."""
+
+    def score(images):
+        return jnp.mean(images, axis=(1, 2, 3))
+
+    attack = build(name, raise_score())
+    if isinstance(attack, CompositeAttack):
+        pytest.skip("it consists of others")
+    start = jax.eval_shape(lambda: attack.init(score, images, keys))
+    after, _ = jax.eval_shape(lambda state: attack.step(score, images, state), start)
+    for before, now in zip(jax.tree.leaves(start), jax.tree.leaves(after), strict=True):
+        assert (now.shape, now.dtype, now.weak_type) == (before.shape, before.dtype, before.weak_type)
 
 
 @FOLLOWING

@@ -56,7 +56,7 @@ def no_new_minimum(patience: int | Int[Array, ""]) -> Criterion:
     """Stop after this many losses in a row that were not the lowest so far."""
 
     def init(batch: int) -> tuple[Losses, Int[Array, " batch"]]:
-        return jnp.full(batch, jnp.inf), jnp.zeros(batch, jnp.int32)
+        return jnp.full(batch, jnp.inf, float), jnp.zeros(batch, jnp.int32)
 
     def judge(memory: tuple[Losses, Array], losses: Losses) -> tuple[tuple[Losses, Array], Bool[Array, " batch"]]:
         lowest, waited = memory
@@ -97,7 +97,7 @@ def after_lowest(rule: optax.GradientTransformation) -> Rule:
     inner = optax.with_extra_args_support(rule)
 
     def init(theta: Theta) -> _AfterLowestState:
-        return _AfterLowestState(inner.init(theta), theta, jnp.full(_batch(theta), jnp.inf))
+        return _AfterLowestState(inner.init(theta), theta, jnp.full(_batch(theta), jnp.inf, float))
 
     def update(
         grads: Theta, state: _AfterLowestState, theta: Theta, *, value: Losses, project: Any, **more: Any
