@@ -18,7 +18,7 @@ test: lint  ## install, check the code, run all tests
 	@$(RUN) -m pytest -n 2 --dist loadgroup
 
 test-full: $(DEV)  ## parity of all full-width networks with PyTorch, and the longest runs
-	@XLA_FLAGS=--xla_backend_optimization_level=3 $(RUN) -m pytest -n 1 --dist loadgroup -m full
+	@XLA_FLAGS=--xla_backend_optimization_level=3 $(RUN) -m pytest -n 2 --dist loadgroup -m full
 
 lint: $(DEV)  ## check style, format and types
 	@$(RUN) -m ruff check .

@@ -16,8 +16,8 @@ from experiments.settings import Scorers
 from nriqa_jax.attacks.diagnostics import same_size_noise
 from nriqa_jax.image import from_uint8, quantize_toward
 from nriqa_jax.metrics import fidelity
-from nriqa_jax.parallel import Replicas, call, run_attack
-from nriqa_jax.types import AttackResult, CompositeAttack, Images, ScoreFn, Scores, StepwiseAttack
+from nriqa_jax.parallel import Replicas, call, run_attack, score
+from nriqa_jax.types import AttackResult, CompositeAttack, Images, Scores, StepwiseAttack
 
 MakeAttack = Callable[[loading.Batch, Scores], StepwiseAttack | CompositeAttack]
 
@@ -86,14 +86,15 @@ def _attack(
     scorers: Scorers, make_attack: Callable[[Scores], StepwiseAttack | CompositeAttack], pixels: Array, keys: Array
 ) -> PyTree:
     """Attack one batch of 8-bit images: what to save, and the numbers that only the attack knows."""
-    images, clean = call(_with_scores, scorers.score, pixels)
+    images = call(from_uint8, pixels)
+    clean = score(scorers.score, images)
     result = run(scorers, make_attack(clean), images, keys)
-    saved, noise = call(_outcome, scorers.score, pixels, result.images, keys)
+    saved, noisy = call(_outcome, pixels, result.images, keys)
     health = result.health._asdict() if result.health else {}
     return {
         "saved": saved,
         "rows": {"score_clean": clean, "score_adversarial_float": result.scores, "queries": result.queries},
-        "checks": {"score_clean": clean, "score_noise": noise, **health},
+        "checks": {"score_clean": clean, "score_noise": score(scorers.score, noisy), **health},
     }
 
 
@@ -102,19 +103,12 @@ def run(scorers: Scorers, attack: StepwiseAttack | CompositeAttack, images: Imag
     if scorers.surrogate is None:
         return run_attack(attack, scorers.score, images, keys, gradient_fn=scorers.gradient)
     result = run_attack(attack, scorers.surrogate, images, keys)
-    return result._replace(scores=call(scorers.score, result.images), queries=jnp.zeros_like(result.queries))
+    return result._replace(scores=score(scorers.score, result.images), queries=jnp.zeros_like(result.queries))
 
 
-def _with_scores(score_fn: ScoreFn, pixels: Array) -> tuple[Images, Scores]:
-    """8-bit images as floats, and their scores."""
-    images = from_uint8(pixels)
-    return images, score_fn(images)
-
-
-def _outcome(score_fn: ScoreFn, pixels: Array, adversarial: Images, keys: Array) -> tuple[Array, Scores]:
-    """What to save, and the scores of random noise of the same size."""
-    noisy = same_size_noise(from_uint8(pixels), adversarial, keys)
-    return quantize_toward(adversarial, pixels), score_fn(noisy)
+def _outcome(pixels: Array, adversarial: Images, keys: Array) -> tuple[Array, Images]:
+    """What to save, and random noise of the same size."""
+    return quantize_toward(adversarial, pixels), same_size_noise(from_uint8(pixels), adversarial, keys)
 
 
 def _save_and_read(paths: Sequence[Path], pixels: np.ndarray) -> np.ndarray:
@@ -130,7 +124,7 @@ def _save_and_read(paths: Sequence[Path], pixels: np.ndarray) -> np.ndarray:
 
 def _measure(scorers: Scorers, pixels: Array, saved: Array) -> dict[str, Array]:
     """Numbers of the saved files: their scores and their distance from the clean images."""
-    _, scores = call(_with_scores, scorers.score, saved)
+    scores = score(scorers.score, call(from_uint8, saved))
     return {"score_adversarial": scores, **call(_distances, pixels, saved)}
 
 

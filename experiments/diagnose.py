@@ -7,8 +7,9 @@ from experiments.attacking import Job, MakeAttack
 from experiments.ledger import Table
 from nriqa_jax.attacks.diagnostics import AT_BUDGET, Checks
 from nriqa_jax.image import from_uint8
-from nriqa_jax.parallel import call, plan_units
+from nriqa_jax.parallel import call
 from nriqa_jax.types import CompositeAttack
+from nriqa_jax.units import plan_units
 
 
 def checks_of(table: Table, details: Table, more_steps: float | None) -> Checks:

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Array, Int, PyTree, UInt8
 
 from experiments import records
-from nriqa_jax.parallel import Replicas, Unit
+from nriqa_jax.parallel import Replicas
+from nriqa_jax.units import Unit
 
 _AHEAD = 2  # groups that are decoded while one is computed
 

@@ -18,7 +18,8 @@ from experiments.ledger import Table, write_json
 from experiments.loading import Batch, ImageSet
 from experiments.progress import Progress
 from nriqa_jax.memory import is_out_of_memory
-from nriqa_jax.parallel import Replicas, Unit, group_units, plan_units
+from nriqa_jax.parallel import Replicas
+from nriqa_jax.units import Unit, group_units, plan_units
 
 Cells = Sequence[Mapping[str, Mapping[str, Any]]]
 

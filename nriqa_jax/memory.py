@@ -32,7 +32,7 @@ def scored_together(attack: Attack, height: int, width: int) -> int:
     image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     program = jax.make_jaxpr(lambda *batch: attack(jax.jit(stand_in), *batch).images)(image, keys).jaxpr
-    scored = [equation for equation in _equations(program) if equation.params.get("name") == stand_in.__name__]
+    scored = [equation for equation in equations(program) if equation.params.get("name") == stand_in.__name__]
     return max((equation.invars[0].aval.size // image.size for equation in scored), default=1)
 
 
@@ -47,11 +47,12 @@ def _bytes_of_values(jaxpr: Any) -> int:
     return total
 
 
-def _equations(jaxpr: Any) -> Iterator[Any]:
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """All equations of a program, those of the programs that it calls included."""
     for equation in jaxpr.eqns:
         yield equation
         for program in _inner_programs(equation):
-            yield from _equations(program)
+            yield from equations(program)
 
 
 def _inner_programs(equation: Any) -> list[Any]:

@@ -1,13 +1,13 @@
 """The driver: the only place with jit, devices, batching and padding. What it maps stays plain batch functions.
 
-Images are spread over the devices of one process along one axis. A `Unit` of images is what one device computes at a
-time; its composition depends on the data set and the batch size alone. Every device runs the same program on units
-of the same size, so results are the same to the last bit on one device and on many.
+Images are spread over the devices of one process along one axis. Every device runs the same program on units of the
+same size (`nriqa_jax.units`), so results are the same to the last bit on one device and on many.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,64 +15,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, PyTree
 
-from nriqa_jax.types import AttackResult, CompositeAttack, Images, Keys, Runner, ScoreFn, StepwiseAttack
-
-
-class Unit(NamedTuple):
-    """Items that one device computes together.
-
-    Attributes:
-      items: positions in the data set.
-      size: number of rows after padding; equal for all units of one shape, so each shape compiles once.
-    """
-
-    items: tuple[int, ...]
-    size: int
-
-    def halves(self) -> list["Unit"]:
-        """Two units of half the size; one, where the second would be empty."""
-        size = -(-self.size // 2)
-        return [Unit(items, size) for items in (self.items[:size], self.items[size:]) if items]
-
-
-def plan_units(shapes: Sequence[Hashable], batch_size: Callable[[Any], int]) -> list[Unit]:
-    """Group items of equal shape into units of equal size.
-
-    The plan depends on the shapes and their order alone, so an interrupted run that plans again finds the same
-    units. Units of one shape are as even as possible, to keep padding small.
-
-    Args:
-      shapes: shape of each item.
-      batch_size: largest number of items in a unit of a shape.
-    """
-    buckets: dict[Hashable, list[int]] = {}
-    for item, shape in enumerate(shapes):
-        buckets.setdefault(shape, []).append(item)
-    units = []
-    for shape, items in buckets.items():
-        count = -(-len(items) // batch_size(shape))
-        size = -(-len(items) // count)
-        units += [Unit(tuple(items[start : start + size]), size) for start in range(0, len(items), size)]
-    return units
-
-
-def group_units(units: Sequence[Unit], same: Callable[[Unit], Hashable], devices: int) -> list[tuple[Unit, ...]]:
-    """Put units of one kind together, one for each device, on no more devices than keep the number of rounds.
-
-    Args:
-      units: units to compute.
-      same: units that agree in this may be computed together.
-      devices: number of devices.
-    """
-    kinds: dict[Hashable, list[Unit]] = {}
-    for unit in units:
-        kinds.setdefault((same(unit), unit.size), []).append(unit)
-    groups = []
-    for members in kinds.values():
-        rounds = -(-len(members) // devices)
-        width = -(-len(members) // rounds)
-        groups += [tuple(members[start : start + width]) for start in range(0, len(members), width)]
-    return groups
+from nriqa_jax import asking
+from nriqa_jax.types import AttackResult, CompositeAttack, Images, Keys, Runner, ScoreFn, Scores, StepwiseAttack
 
 
 class Replicas:
@@ -119,6 +63,11 @@ def call(fn: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
     return _call(_as_pytree(fn), *arguments)
 
 
+def score(score_fn: ScoreFn, images: Images) -> Scores:
+    """Scores of a batch, by the program that answers attacks."""
+    return asking.score(_as_pytree(score_fn), images)
+
+
 def run_attack(
     attack: StepwiseAttack | CompositeAttack,
     score_fn: ScoreFn,
@@ -128,7 +77,7 @@ def run_attack(
     gradient_fn: ScoreFn | None = None,
     fused: bool | None = None,
 ) -> AttackResult:
-    """Attack a batch, compiling once per shape and kind of attack.
+    """Attack a batch, compiling once per shape and kind of attack; the model, step by step, once per shape.
 
     Args:
       attack: any attack made of steps; its real-valued settings may change without a new compilation. Or one made of
@@ -154,22 +103,22 @@ def run_attack(
             state, loss = step(attack, gradient_fn, images, state)
             trace.append(loss)
         losses = _stack(trace) if trace else jnp.zeros((0, len(images)))
-    return _finish(attack, score_fn, images, state, losses)
+    return finish(attack, score_fn, images, state, losses)
 
 
 def start(attack: StepwiseAttack, score_fn: ScoreFn, images: Images, keys: Keys) -> PyTree:
     """The compiled start of an attack, for loops of your own."""
-    return _start(attack, _as_pytree(score_fn), images, keys, images.sharding)
+    return asking.run(_start, _as_pytree(score_fn), attack, images, keys, _Layout.of(images))
 
 
 def step(attack: StepwiseAttack, score_fn: ScoreFn, images: Images, state: PyTree) -> tuple[PyTree, Array]:
-    """One compiled step: the next state and the losses before it. The state given is used up."""
-    return _step(attack, _as_pytree(score_fn), images, state, images.sharding)
+    """One compiled step: the next state and the losses before it."""
+    return asking.run(_step, _as_pytree(score_fn), attack, images, state, _Layout.of(images))
 
 
 def finish(attack: StepwiseAttack, score_fn: ScoreFn, images: Images, state: PyTree, loss_trace: Array) -> AttackResult:
     """The compiled end of an attack."""
-    return _finish(attack, _as_pytree(score_fn), images, state, loss_trace)
+    return asking.run(_finish, _as_pytree(score_fn), attack, images, state, loss_trace)
 
 
 def gather(rows: np.ndarray) -> np.ndarray:
@@ -200,32 +149,48 @@ def _call(fn: Any, *arguments: PyTree) -> PyTree:
     return fn(*arguments)
 
 
-@partial(jax.jit, static_argnums=4)
-def _start(attack: StepwiseAttack, score_fn: ScoreFn, images: Images, keys: Keys, sharding: Sharding) -> PyTree:
-    return _spread(attack.init(score_fn, images, keys), len(images), sharding)
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """How a batch of images lies on devices."""
+
+    rows: int
+    sharding: Sharding
+
+    @classmethod
+    def of(cls, images: Images) -> "_Layout":
+        return cls(len(images), images.sharding)
+
+    def spread(self, state: PyTree) -> PyTree:
+        """Lay a state out as the images are, so that steps find it as the start left it and compile once."""
+        if not isinstance(self.sharding, NamedSharding):
+            return state
+        return jax.tree.map(partial(_placed, self.rows, self.sharding.mesh), state)
 
 
-@partial(jax.jit, donate_argnums=3, static_argnums=4)
+def _placed(rows: int, mesh: Any, leaf: Array) -> Array:
+    axes = [axis for axis in (0, 1) if leaf.shape[axis : axis + 1] == (rows,)]  # axis 0 may be restarts
+    if len(axes) != 1:
+        return leaf
+    spec = PartitionSpec(*(None,) * axes[0], "images")
+    return jax.lax.with_sharding_constraint(leaf, NamedSharding(mesh, spec))
+
+
+def _start(score_fn: ScoreFn, attack: StepwiseAttack, images: Images, keys: Keys, layout: _Layout) -> PyTree:
+    return layout.spread(attack.init(score_fn, images, keys))
+
+
 def _step(
-    attack: StepwiseAttack, score_fn: ScoreFn, images: Images, state: PyTree, sharding: Sharding
+    score_fn: ScoreFn, attack: StepwiseAttack, images: Images, state: PyTree, layout: _Layout
 ) -> tuple[PyTree, Array]:
     state, losses = attack.step(score_fn, images, state)
-    return _spread(state, len(images), sharding), losses
+    return layout.spread(state), losses
 
 
-def _spread(state: PyTree, rows: int, sharding: Sharding) -> PyTree:
-    """Lay a state out as the images are, so that steps find it as the start left it and compile once."""
-    if not isinstance(sharding, NamedSharding):
-        return state
-
-    def place(leaf: Array) -> Array:
-        axes = [axis for axis in (0, 1) if leaf.shape[axis : axis + 1] == (rows,)]  # axis 0 may be restarts
-        if len(axes) != 1:
-            return leaf
-        spec = PartitionSpec(*(None,) * axes[0], "images")
-        return jax.lax.with_sharding_constraint(leaf, NamedSharding(sharding.mesh, spec))
-
-    return jax.tree.map(place, state)
+def _finish(
+    score_fn: ScoreFn, attack: StepwiseAttack, images: Images, state: PyTree, loss_trace: Array
+) -> AttackResult:
+    return attack.finish(score_fn, images, state, loss_trace)
 
 
 @partial(jax.jit, donate_argnums=3)
@@ -239,10 +204,3 @@ def _steps(attack: StepwiseAttack, score_fn: ScoreFn, images: Images, state: PyT
 @jax.jit
 def _stack(trace: list[Array]) -> Array:
     return jnp.stack(trace)
-
-
-@jax.jit
-def _finish(
-    attack: StepwiseAttack, score_fn: ScoreFn, images: Images, state: PyTree, loss_trace: Array
-) -> AttackResult:
-    return attack.finish(score_fn, images, state, loss_trace)

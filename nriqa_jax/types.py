@@ -54,6 +54,11 @@ class Randomised(Protocol):
         ...
 
 
+def drawn(score_fn: ScoreFn, keys: Keys) -> ScoreFn:
+    """A score function as it is at a step of an attack: if it draws at random, by the keys of the images."""
+    return score_fn.drawn(keys) if isinstance(score_fn, Randomised) else score_fn
+
+
 @runtime_checkable
 class Objective(Protocol):
     """What an attack minimises: one loss per image, from one score per image."""

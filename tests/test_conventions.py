@@ -24,11 +24,13 @@ BELOW = {  # what the modules under models and attacks may import, types aside
     "layers": {"batch_norm", "grouped", "patches", "rectifiers", "windows", "winograd"},
     "prepare": {"grouped", "layers", "patches", "winograd"},
     "metrics": {"image"},
+    "asking": {"memory"},
+    "parallel": {"asking"},
     "slots": {"parallel", "attacks"},
 }
 PEERS = {"models", "attacks", "defenses"}
 BASE = {"types", "windows", "winograd", "grouped", "patches", "image", "resize", "batch_norm", "layers", "prepare"}
-BASE |= {"metrics", "memory", "parallel", "rectifiers"}
+BASE |= {"metrics", "memory", "rectifiers"}
 
 
 def imported_modules(path):
@@ -50,7 +52,7 @@ def may_import(importer, imported):
     if importer == imported or imported in {"", "types"}:
         return True
     if importer in PEERS:
-        return imported in BASE - {"parallel"}
+        return imported in BASE
     return imported in BELOW.get(importer, set())
 
 

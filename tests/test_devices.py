@@ -20,7 +20,10 @@ import re, sys
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
+sys.path.append("tests")
 from experiments.catalog import ATTACKS, MODELS
+from experiments import compilation
+from programs import recorded
 from nriqa_jax import parallel
 from nriqa_jax.attacks.objectives import raise_score
 
@@ -32,14 +35,18 @@ keys = replicas.rows(8, jax.random.split(jax.random.key(1), 16))
 for name in ("ifgsm", "apgd", "pgd"):
     attack = ATTACKS[name](raise_score())
     state = parallel.start(attack, replicas.on(8), images, keys)
-    program = parallel._step.lower(attack, replicas.on(8), images, state, images.sharding).compile().as_text()
-    assert "num_partitions=8" in program
-    assert not re.findall(r"{COLLECTIVES}", program), name
+    with recorded() as programs:
+        state, losses = parallel.step(attack, replicas.on(8), images, state)
+    assert len(programs) == 3, "a question, its answer and the rest of the step"
+    for program in programs:
+        assert "num_partitions=8" in program
+        assert not re.findall(r"{COLLECTIVES}", program), name
     if sys.argv[1] == "tinyiqa":
-        before = parallel._step._cache_size()
-        for _ in range(2):
-            state, losses = parallel.step(attack, replicas.on(8), images, state)
-        assert parallel._step._cache_size() == before + 1, "the state changes its layout"
+        parallel.step(attack, replicas.on(8), images, state)
+        with compilation.watch() as compiled:
+            for _ in range(2):
+                state, losses = parallel.step(attack, replicas.on(8), images, state)
+        assert not compiled.programs, "the state changes its layout"
         total = jax.jit(lambda losses: losses.sum()).lower(losses).compile().as_text()
         assert re.findall(r"{COLLECTIVES}", total), "this test would not notice a collective"
 """

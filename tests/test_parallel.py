@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from nriqa_jax.attacks import objectives, presets
-from nriqa_jax.parallel import Replicas, Unit, call, gather, group_units, plan_units, run_attack
+from nriqa_jax.parallel import Replicas, call, gather, run_attack
+from nriqa_jax.units import Unit, group_units, plan_units
 
 
 def test_plan_groups_by_shape_and_covers_every_item_once():

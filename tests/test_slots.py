@@ -66,7 +66,7 @@ def test_objectives_may_differ_between_images_and_candidates_may_be_kept(tiny_sc
     assert found.fill == 1.0  # without a goal all take the same time; the last image gets a batch of its own
 
 
-def test_the_model_is_traced_once_for_each_kind_of_program(many, goals):
+def test_the_model_is_traced_once_for_each_number_of_slots(many, goals):
     shapes = []
 
     def score(weight, images):
@@ -78,8 +78,7 @@ def test_the_model_is_traced_once_for_each_kind_of_program(many, goals):
     make = made("square", 3.0 * (images**2).mean((1, 2, 3)) + jnp.linspace(0.001, 0.2, COUNT))
     found = run_in_slots(make, replicas, images, keys, 8)
     assert len(set(found.steps.tolist())) > 3
-    assert shapes.count((8, 16, 12, 3)) == 2  # a step, and the scores of the results
-    assert len(shapes) == len(set(shapes)) + 1
+    assert len(shapes) == len(set(shapes))  # one program for steps and results
     assert {rows for rows, *_ in shapes} <= {8, 4, 2, 1}  # where no image waits
 
 

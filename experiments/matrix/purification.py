@@ -15,7 +15,7 @@ from experiments import ledger, loading, pipeline, records
 from experiments.batch_sizes import BatchSizes
 from nriqa_jax.image import from_uint8
 from nriqa_jax.metrics import fidelity
-from nriqa_jax.parallel import Replicas, call
+from nriqa_jax.parallel import Replicas, call, score
 from nriqa_jax.resize import resize_torch
 from nriqa_jax.types import Images, Keys, Purified, Purifier, ScoreFn
 
@@ -97,7 +97,8 @@ def purify_set(job: Job, replicas: Replicas, models: Sequence[str], sizes: Batch
         started = time.perf_counter()
         purified = jax.block_until_ready(call(behind.purifier, images, keys))
         seconds = (time.perf_counter() - started) / len(images)
-        found = call(_measure, dict(behind.score_fns), purified, clean)
+        found = {f"score_{name}": score(score_fn, purified) for name, score_fn in behind.score_fns.items()}
+        found |= call(_similarities, purified, clean)
         if job.pairs:
             found = {**found, **call(_pairs, images, purified, clean, call(behind.purifier, clean, keys))}
         found = batch.fetch(found)
@@ -121,11 +122,10 @@ def _read(paths: Sequence[Path]) -> UInt8[np.ndarray, "images height width 3"]:
         return np.stack(list(pool.map(records.load_image, paths)))
 
 
-def _measure(score_fns: Mapping[str, ScoreFn], purified: Purified, clean: Images) -> dict[str, Array]:
-    """Scores, and similarities to the clean image in its size."""
+def _similarities(purified: Purified, clean: Images) -> dict[str, Array]:
+    """To the clean image, in its size."""
     restored = _resized(purified, clean)
-    scores = {f"score_{name}": score_fn(purified) for name, score_fn in score_fns.items()}
-    return scores | {name: _similarity(name, restored, clean) for name in SIMILARITIES}
+    return {name: _similarity(name, restored, clean) for name in SIMILARITIES}
 
 
 def _pairs(images: Images, purified: Purified, clean: Images, purified_clean: Purified) -> dict[str, Array]:

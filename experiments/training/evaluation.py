@@ -13,7 +13,8 @@ from experiments.errors import UserError
 from experiments.score_images import score_pixels
 from nriqa_jax.metrics.correlation import krocc, mae, plcc, rmse, srocc
 from nriqa_jax.models.model import Model, Variables
-from nriqa_jax.parallel import Replicas, call, group_units, plan_units
+from nriqa_jax.parallel import Replicas, call
+from nriqa_jax.units import group_units, plan_units
 
 _TOGETHER = 8  # images on a device; fixed, so that scores do not depend on the machine's memory
 

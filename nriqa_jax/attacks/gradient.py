@@ -24,12 +24,12 @@ from nriqa_jax.types import (
     Objective,
     Penalty,
     Perturbation,
-    Randomised,
     ScoreFn,
     Scores,
     StepwiseAttack,
     Theta,
     View,
+    drawn,
 )
 
 
@@ -166,11 +166,6 @@ class GradientAttack:
 
     def _penalty(self, theta: Theta, attacked: Images, images: Images) -> Losses | float:
         return 0.0 if self.penalty is None else self.penalty(theta, attacked, images)
-
-
-def drawn(score_fn: ScoreFn, keys: Keys) -> ScoreFn:
-    """A score function as it is at a step of an attack: if it draws at random, by the keys of the images."""
-    return score_fn.drawn(keys) if isinstance(score_fn, Randomised) else score_fn
 
 
 def select(condition: Array, accepted: Theta, rejected: Theta) -> Theta:

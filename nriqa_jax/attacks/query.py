@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from nriqa_jax.attacks.gradient import drawn, run, select
-from nriqa_jax.types import AttackResult, Images, Keys, Losses, Objective, ScoreFn
+from nriqa_jax.attacks.gradient import run, select
+from nriqa_jax.types import AttackResult, Images, Keys, Losses, Objective, ScoreFn, drawn
 
 Candidates = Float[Array, "batch queries height width 3"]
 CandidateLosses = Float[Array, "batch queries"]
