@@ -80,7 +80,7 @@ def purify_set(job: Job, replicas: Replicas, models: Sequence[str], sizes: Batch
       out: folder of the table.
     """
     table = ledger.Table(out / "rows.csv", columns(models, job.pairs))
-    times = ledger.Table(out / "times.csv", TIME_COLUMNS)
+    times = [ledger.Table(out / "times.csv", TIME_COLUMNS)] if job.files is None else []  # of clean images alone
     timings = ledger.Table(out / "timings.csv", pipeline.TIMING_COLUMNS)
     seen: set[tuple[int, ...]] = set()
 
@@ -91,7 +91,7 @@ def purify_set(job: Job, replicas: Replicas, models: Sequence[str], sizes: Batch
         if job.files is not None:
             rows = batch.send(replicas, _read([job.files[name] for name in batch.names]))
         images, clean = call(from_uint8, rows), call(from_uint8, batch.rows)
-        if images.shape not in seen:  # once without the clock, which compilation would count for
+        if times and images.shape not in seen:  # once without the clock, which compilation would count for
             jax.block_until_ready(call(behind.purifier, images, keys))
             seen.add(images.shape)
         started = time.perf_counter()
@@ -103,9 +103,9 @@ def purify_set(job: Job, replicas: Replicas, models: Sequence[str], sizes: Batch
             found = {**found, **call(_pairs, images, purified, clean, call(behind.purifier, clean, keys))}
         found = batch.fetch(found)
         named = {name: {key: values[i] for key, values in found.items()} for i, name in enumerate(batch.names)}
-        return [named, {name: {"purify_seconds": seconds} for name in batch.names}]
+        return [named, *({name: {"purify_seconds": seconds} for name in batch.names} for _ in times)]
 
-    pipeline.Rows(job.images, [table, times, timings], sizes, replicas, out).fill(work)
+    pipeline.Rows(job.images, [table, *times, timings], sizes, replicas, out).fill(work)
     return table
 
 
