@@ -1,10 +1,13 @@
 """What is kept of memory: freed memory by the C library, and what compilations leave; in processes of their own."""
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from experiments import cli
 
 PROGRAM = """
 import ctypes
@@ -78,3 +81,13 @@ def test_a_process_that_keeps_no_memory_has_smaller_compilations(outside_environ
         return int(done.stdout)
 
     assert left("lean") < 0.8 * left("keep")  # measured: 4.9 MB and 8 MB
+
+
+@pytest.mark.parametrize(("version", "added"), [("0.10.2", True), ("0.11.2", False), ("0.12.0", False)])
+def test_xla_gets_no_option_that_it_does_not_know(version, added, monkeypatch):
+    """It would end the process."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=here")
+    monkeypatch.setattr(cli.metadata, "version", lambda package: version)
+    cli._compile_in_less_memory()
+    assert os.environ["XLA_FLAGS"].endswith("--xla_dump_to=here")
+    assert ("emitters" in os.environ["XLA_FLAGS"]) == added
