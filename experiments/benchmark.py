@@ -33,7 +33,7 @@ FORMATS = ("own", "msu")
 class Config(cli.Machine):
     """Settings of a benchmark."""
 
-    models: str = cli.flag(cli.REQUIRED, "Models as NAME:WEIGHTS, separated by commas.")
+    models: str = cli.flag(cli.REQUIRED, "Models as NAME:WEIGHTS[:protocol=PROTOCOL], separated by commas.")
     attacks: str = cli.flag(cli.REQUIRED, "Attacks as NAME:SETTING=VALUE:..., separated by commas.")
     purifiers: str = cli.flag(cli.REQUIRED, "Purifiers as NAME:SETTING=VALUE:..., separated by commas.")
     adaptive: str = cli.flag("all", "Attacks that also run through each purifier: all, none, or some of --attacks.")
@@ -84,7 +84,7 @@ def _prepare(config: Config) -> tuple[Matrix, Sets, dict[str, Any]]:
     }
     matrix = Matrix(tuple(models), tuple(attacks), tuple(purifiers), adaptive)
     if given:
-        parts = {Source(name, attack): found.sha256 for name, found in models.items() for attack in attacks}
+        parts = {Source(name, attack): details["models"][name] for name in models for attack in attacks}
         details["attack_set_sha256"] = manifest.require(given, parts, images, {"objective": config.objective})
     return matrix, sets, details
 

@@ -28,7 +28,7 @@ _OWN_BUDGET = {"epsilon", "strength", *attack_flags.COSTS}
 class Config(cli.Machine):
     """Settings of a set."""
 
-    models: str = cli.flag("", "Models as NAME:WEIGHTS, separated by commas.")
+    models: str = cli.flag("", "Models as NAME:WEIGHTS[:protocol=PROTOCOL], separated by commas.")
     attacks: str = cli.flag("", "Attacks as NAME:SETTING=VALUE:..., separated by commas.")
     epsilons: str = cli.flag("4/255", "Largest changes of a pixel value, separated by commas.")
     images: str = cli.flag("", "Folder of images (with its sub-folders), or one image file.")
@@ -57,11 +57,13 @@ def run(config: Config) -> Built:
     if missing:
         raise cli.UserError(f"missing {', '.join(missing)}; see --help")
     attacks, models = _attacks(config), listed.load_models(config.models, config.seed)
-    out, files = Path(config.out), listed.read_models(config.models)
+    out, listings = Path(config.out), listed.read_models(config.models)
     smallest = max(found.model.preprocess.min_side for found in models.values())
     images = pipeline.survey(Path(config.images), out, smallest)
     runs = {
-        Source(name, attack): _run_config(config, name, files[name], attack) for name in models for attack in attacks
+        Source(name, attack): _run_config(config, name, one, attack)
+        for name, one in listings.items()
+        for attack in attacks
     }
     for own in runs.values():
         attack_images.attack_maker(own, models[own.model].model)  # refuses what would fail after hours
@@ -97,10 +99,12 @@ def _attacks(config: Config) -> list[spelled.Spelled]:
     return spelled.read("attacks", ",".join(texts), ATTACKS)
 
 
-def _run_config(config: Config, model: str, weights: str, attack: spelled.Spelled) -> attack_images.Config:
+def _run_config(
+    config: Config, model: str, listing: listed.ListedModel, attack: spelled.Spelled
+) -> attack_images.Config:
     """The settings of the run that makes a part of the set."""
     out = str(Path(config.out) / Source(model, attack).folder)
-    own: dict[str, Any] = {"model": model, "weights": weights, "images": config.images, "out": out}
+    own: dict[str, Any] = {"model": model, **listing._asdict(), "images": config.images, "out": out}
     shared = {"batch_size": config.batch_size, "seed": config.seed, **cli.machine_of(config)}
     return dataclasses.replace(spelled.attack(attack, config.objective), **own, **shared)
 

@@ -35,7 +35,9 @@ class Config(cli.Machine):
     """Settings of a training run."""
 
     images: str = cli.flag(cli.REQUIRED, "Folder of pristine photographs (with its sub-folders).")
-    models: str = cli.flag("tinyiqa:embedded", "Models to attack, as NAME:WEIGHTS, separated by commas.")
+    models: str = cli.flag(
+        "tinyiqa:embedded", "Models to attack, as NAME:WEIGHTS[:protocol=PROTOCOL], separated by commas."
+    )
     out: str = cli.flag(cli.REQUIRED, "Run folder; the same command run again continues an interrupted run.")
     variant: str = cli.flag("residual", "The network: ref is the published one.", FILTERS)
     attacks: str = cli.flag("fgsm,ifgsm,mifgsm,pgd", "Attacks to undo, separated by commas; advcf changes colours.")

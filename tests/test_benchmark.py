@@ -237,6 +237,9 @@ def test_spelling_mistakes_are_named(photographs, tmp_path, refusal):
     assert "resize:scale=0.5 leaves 24x20 pixels of images of 48x40, too few for tinyiqa" in refused(
         purifiers="resize:scale=0.5"
     )
+    assert "--models: metaiqa has no protocol 'grid'; it knows: published, msu" in refused(
+        models="metaiqa:random:protocol=grid"
+    )
     assert "--draws must be at least 1" in refused(draws=0)
 
 

@@ -160,12 +160,14 @@ def _scores(row: ledger.Row) -> list[str]:
     return [row.get(column, "") for column in _SCORES]
 
 
-def require(folder: Path, parts: Mapping[Source, str], images: loading.ImageSet, settings: Mapping[str, Any]) -> str:
+def require(
+    folder: Path, parts: Mapping[Source, Mapping[str, Any]], images: loading.ImageSet, settings: Mapping[str, Any]
+) -> str:
     """Check that a set is whole, and has what another run takes from it.
 
     Args:
       folder: of the set.
-      parts: what is taken, and the sha256 of the weights of its model.
+      parts: what is taken, and what its run says of the model: ``sha256`` of the weights, ``protocol``.
       images: the clean images.
       settings: flags that the set must have been made with.
 
@@ -175,11 +177,12 @@ def require(folder: Path, parts: Mapping[Source, str], images: loading.ImageSet,
     Raises:
       UserError: when it is no such set, or files of it changed.
     """
-    flags, rows = run_files.read_json(folder / "config.json", SET).get("flags", {}), read(folder)
+    config, rows = run_files.read_json(folder / "config.json", SET), read(folder)
+    flags, models = config.get("flags", {}), config.get("models", {})
     for name, value in settings.items():
         if flags.get(name) != value:
             raise UserError(f"--attack_set={folder} was made with --{name}={flags.get(name)}, not {value}")
-    for source, weights in parts.items():
+    for source, described in parts.items():
         assert source.attack is not None
         own = of_part(rows, source)
         if not own:
@@ -188,8 +191,11 @@ def require(folder: Path, parts: Mapping[Source, str], images: loading.ImageSet,
             raise UserError(f"--attack_set={folder} has no images of {what}; its attacks: {known}")
         if not is_complete(folder, source, images.names, rows):
             raise UserError(f"--attack_set={folder} was made from other images than --images={images.root}")
-        if {row["weights_sha256"] for row in own.values()} != {weights}:
+        if {row["weights_sha256"] for row in own.values()} != {described["sha256"]}:
             raise UserError(f"--attack_set={folder} was made with other weights of {source.model}")
+        protocol = models.get(source.model, {}).get("protocol")
+        if protocol != described["protocol"]:
+            raise UserError(f"--attack_set={folder} was made under the protocol {protocol} of {source.model}")
     taken = {source.folder for source in parts}
     verify(folder, images.root, [row for row in rows if part_of(row) in taken])
     return _hash(folder / SET.table)
