@@ -93,6 +93,15 @@ def test_a_page_shows_what_each_purifier_is_worth(whole, photographs):
     assert float(fidelity.psnr(clean, purified)[0]) == pytest.approx(expected, abs=0.1)  # up to rounding to 8 bits
 
 
+def test_models_are_taken_with_their_protocol():
+    models = load_models("cnniqa:random:protocol=grid, tinyiqa:embedded", 0)
+    assert {name: found.model.preprocess.name for name, found in models.items()} == {
+        "cnniqa": "grid",
+        "tinyiqa": "grid",
+    }
+    assert load_models("cnniqa:random", 0)["cnniqa"].model.preprocess.name == "published"
+
+
 def test_tables_say_what_the_library_says(whole, photographs):
     """A cell of a purifier that draws, from the files alone."""
     subject = load_models("tinyiqa:embedded", 0)["tinyiqa"]

@@ -2,6 +2,7 @@
 
 import base64
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -50,6 +51,15 @@ def test_the_first_lines_say_who_loses(page):
     assert "flip removes 0 % of the gain instead of 90 %." in finding
     assert "jpeg:preset=2 leaves least under the worse kind of attacks: 0.090, at an SSIM of 0.900" in finding
     assert len(page.all("tr", "lost")) == 1
+
+
+def test_random_weights_are_marked(folder, page, tmp_path):
+    assert "(random weights)" not in page.text
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    config = (copy / "config.json").read_text()
+    (copy / "config.json").write_text(config.replace("tinyiqa:embedded", "cnniqa:x.pth, tinyiqa:random:protocol=grid"))
+    assert "tinyiqa (random weights)" in Page(write_report(copy).read_text(encoding="utf-8")).text
 
 
 def test_each_purifier_has_a_row_of_its_numbers(folder):

@@ -177,6 +177,10 @@ def test_a_benchmark_reads_a_set_as_it_would_make_it(whole, copied, photographs,
     assert "was made with --objective=raise_quality, not lower_quality" in refused(objective="lower_quality")
     assert "was made with other weights of tinyiqa" in refused(models="tinyiqa:random")
     assert "was made from other images" in refused(images=photographs / "more")
+    config = (copied / "config.json").read_text()
+    (copied / "config.json").write_text(config.replace("grid v1", "grid v0"))
+    assert "was made under the protocol grid v0 of tinyiqa" in refused()
+    (copied / "config.json").write_text(config)
     (copied / "attacked" / "tinyiqa" / PARTS[1] / "adversarial" / "a.png").write_bytes(b"")
     assert "adversarial/a.png changed" in refused()
 

@@ -51,6 +51,7 @@ class Benchmark(NamedTuple):
       pictures: the figures, by name.
       strips: the strips.
       times: seconds of each purifier for an image.
+      untrained: models whose weights are random.
     """
 
     cells: list[Cell]
@@ -58,6 +59,12 @@ class Benchmark(NamedTuple):
     pictures: dict[str, Picture]
     strips: list[Shown]
     times: dict[str, float]
+    untrained: set[str]
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models; those with random weights are marked."""
+        return [f"{name} (random weights)" if name in self.untrained else name for name in self.names("model")]
 
     @property
     def is_adaptive(self) -> bool:
@@ -95,7 +102,9 @@ def read_benchmark(run: Run, max_strips: int) -> Benchmark:
     figures = matrix_figures.make_figures(cells, defenses)
     pictures = {name: picture(figure, _ALTS[name]) for name, figure in figures.items()}
     strips = _ordered(matrix_files.read_strips(run), [one.purifier for one in defenses])[:max_strips]
-    return Benchmark(cells, defenses, pictures, [_show(run, one) for one in strips], times)
+    listed = [part.strip().split(":") for part in run.config.get("flags", {}).get("models", "").split(",")]
+    untrained = {name for name, *settings in listed if settings[:1] == ["random"]}
+    return Benchmark(cells, defenses, pictures, [_show(run, one) for one in strips], times, untrained)
 
 
 def _ordered(strips: Sequence[Strip], purifiers: Sequence[str]) -> list[Strip]:
