@@ -18,6 +18,7 @@ def test_crops_are_8bit_parts_of_photographs():
     np.testing.assert_array_equal(bench_fill.crops(9, 48), cut)
 
 
+@pytest.mark.full
 def test_slots_keep_batches_full_where_images_are_done_at_different_times(script, tmp_path):
     settings = {"images": 24, "side": 32, "slots": 4, "queries": 100, "fall": 0.005}
     code, printed, _ = script(bench_fill, out=tmp_path / "out" / "fill.json", **settings)

@@ -20,6 +20,7 @@ from nriqa_jax.models.adapters import Options
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "BUILD.md")
+LONGEST = "BUILD.md"  # its commands are run by make test-full
 
 
 def blocks(document):
@@ -44,7 +45,9 @@ def workplace(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize(
+    "document", [pytest.param(name, marks=[pytest.mark.full] * (name == LONGEST)) for name in DOCUMENTS]
+)
 def test_documented_commands_run(document, workplace):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -21,9 +21,9 @@ KINDS = {  # one model of each kind of network and protocol
     for protocol in build().protocols
     if protocol.seeded is None  # "published" draws in the same way
 }
-NAMES = [  # MANIQA's other protocols are costly: run by make test-full
-    pytest.param(*kind, marks=[pytest.mark.full] if kind[0] == "maniqa" and kind[1] != "grid" else [])
-    for kind in KINDS.values()
+COSTLY = {"maniqa": "grid", "hyperiqa": "published"}
+NAMES = [  # the other protocols of the costliest models are run by make test-full
+    pytest.param(*kind, marks=[pytest.mark.full] * (kind[1] != COSTLY.get(kind[0], kind[1]))) for kind in KINDS.values()
 ]
 CONTRACT = pytest.mark.parametrize(("name", "protocol"), NAMES)
 
