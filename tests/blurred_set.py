@@ -1,7 +1,14 @@
-"""A set of pictures on which training takes a second, and settings for it."""
+"""A set of pictures on which training takes a second, settings for it, and what a run leaves."""
+
+import json
 
 import numpy as np
 from PIL import Image
+
+from experiments import train_model
+from nriqa_jax.models.tinyiqa import tinyiqa
+from weights_convert import store
+from weights_convert.rules import flatten
 
 SIDE = 40
 QUICK = {"model": "tinyiqa", "crop": 32, "epochs": 2, "batch_size": 6, "shares": "60,20,20", "learning_rate": 3e-3}
@@ -18,3 +25,21 @@ def blurred_set(folder):
             rows.append(f"s{scene}.png,s{scene}_{level}.png,{90 - 25 * level + scene}")
     (folder / "set.csv").write_text("\n".join(rows))
     return folder / "set.csv"
+
+
+def train(table, out, **settings):
+    return train_model.run(train_model.Config(**{**QUICK, "data": str(table), "out": str(out), **settings}))
+
+
+def weights(out):
+    return flatten(store.load_variables(out / "weights.safetensors", tinyiqa()))
+
+
+def same(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+def log(out):
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]

@@ -12,12 +12,10 @@ from scipy import stats
 from experiments import attacking, benchmark, pipeline, records
 from experiments.benchmark import Config
 from experiments.catalog import ATTACKS, PURIFIERS
-from experiments.errors import UserError
 from experiments.listed import load_models
 from experiments.matrix import plan, spelled
 from nriqa_jax.attacks import objectives, worst_case
 from nriqa_jax.attacks.composite import Matched
-from nriqa_jax.defenses.purifier import compose
 from nriqa_jax.image import from_uint8
 from nriqa_jax.metrics import fidelity
 from nriqa_jax.parallel import call
@@ -91,15 +89,6 @@ def test_a_page_shows_what_each_purifier_is_worth(whole, photographs):
         for path in (photographs[0] / noisy["image"], whole / noisy["purified"])
     )
     assert float(fidelity.psnr(clean, purified)[0]) == pytest.approx(expected, abs=0.1)  # up to rounding to 8 bits
-
-
-def test_models_are_taken_with_their_protocol():
-    models = load_models("cnniqa:random:protocol=grid, tinyiqa:embedded", 0)
-    assert {name: found.model.preprocess.name for name, found in models.items()} == {
-        "cnniqa": "grid",
-        "tinyiqa": "grid",
-    }
-    assert load_models("cnniqa:random", 0)["cnniqa"].model.preprocess.name == "published"
 
 
 def test_tables_say_what_the_library_says(whole, photographs):
@@ -227,35 +216,3 @@ def test_steps_of_attacks_that_consist_of_others():
         objective, lambda k: ATTACKS["ifgsm"](objective, epsilon=k, steps=5), fidelity.linf, 0.1, 0.01, 1.0, 3
     )
     assert plan.steps_of(matched) == 4 * 5
-
-
-def test_spelling_mistakes_are_named(photographs, tmp_path, refusal):
-    def refused(**settings):
-        return refusal(benchmark, **{**SETTINGS, "images": photographs[0], "out": tmp_path / "out", **settings})
-
-    assert "--attacks: there is no 'bim'; give some of fgsm" in refused(attacks="bim")
-    assert "attacks have no setting 'weights'" in refused(attacks="fgsm:weights=x", adaptive="all")
-    assert "steps=many is not a number" in refused(attacks="ifgsm:steps=many", adaptive="none")
-    assert "--steps does not apply to --attack=fgsm" in refused(attacks="fgsm:steps=3", adaptive="all")
-    assert "there is no 'pgd'; give some of fgsm" in refused(adaptive="pgd")
-    assert "flip is there twice" in refused(purifiers="flip, flip")
-    assert "should be like NAME:SETTING=VALUE" in refused(purifiers="jpeg:2")
-    assert "it has no setting 'q', but: preset, quality" in refused(purifiers="jpeg:q=3")
-    assert "quality must be from 1 to 100" in refused(purifiers="jpeg:quality=0")
-    assert "need larger images than 48x40" in refused(purifiers="random_crop:size=64")
-    assert "resize:scale=0.5 leaves 24x20 pixels of images of 48x40, too few for tinyiqa" in refused(
-        purifiers="resize:scale=0.5"
-    )
-    assert "--models: metaiqa has no protocol 'grid'; it knows: published, msu" in refused(
-        models="metaiqa:random:protocol=grid"
-    )
-    assert "--draws must be at least 1" in refused(draws=0)
-
-
-def test_presets_and_chains_are_purifiers(images, keys):
-    preset = spelled.purifier(spelled.read("purifiers", "resize:preset=3", PURIFIERS)[0])
-    assert preset.scale == 0.75
-    with pytest.raises(UserError, match="has 5 presets"):
-        spelled.purifier(spelled.read("purifiers", "resize:preset=5", PURIFIERS)[0])
-    chain = compose(preset, PURIFIERS["flip"]())
-    assert chain(images, keys).shape == (5, 18, 15, 3)
