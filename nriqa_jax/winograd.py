@@ -53,11 +53,14 @@ def convolve(x: Features, kernel: WinogradKernel) -> Float[Array, "batch height 
     batch, height, width, channels = x.shape
     rows, columns = -(-height // 2), -(-width // 2)
     x = jnp.pad(x, ((0, 0), (1, 2 * rows - height + 1), (1, 2 * columns - width + 1), (0, 0)))
-    expanded = [tile for row in _expand(taps(x, 1, 4, 2)) for tile in _expand(taps(row, 2, 4, 2))]
-    tiles = jnp.stack(expanded).reshape(16, batch * rows * columns, channels)
-    products = jnp.einsum("tnc,tcd->tnd", tiles, kernel.products).reshape(4, 4, batch, rows, columns, -1)
-    pairs = [_contract(split(row, 0)) for row in _contract(split(products, 0))]
-    y = jnp.stack([jnp.stack(pair, axis=3) for pair in pairs], axis=2)  # batch, tile row, 2, tile column, 2, out
+    tiles = [tile for row in _expand(taps(x, 1, 4, 2)) for tile in _expand(taps(row, 2, 4, 2))]
+    # A product for each position, not one for a stack of all: stacking takes as long as a product of few channels.
+    positions = zip(tiles, split(kernel.products, 0))
+    products = [(tile.reshape(-1, channels) @ matrix).reshape(batch, rows, columns, -1) for tile, matrix in positions]
+    by_row = [_contract(products[start : start + 4]) for start in range(0, 16, 4)]
+    by_column = [_contract([row[column] for row in by_row]) for column in range(2)]
+    pairs = [jnp.stack([column[row] for column in by_column], axis=3) for row in range(2)]
+    y = jnp.stack(pairs, axis=2)  # batch, tile row, 2, tile column, 2, out
     return y.reshape(batch, 2 * rows, 2 * columns, -1)[:, :height, :width]
 
 
