@@ -137,7 +137,7 @@ def machine_of(config: Machine) -> dict[str, Any]:
 def set_up_jax(machine: Machine | None = None) -> None:
     """Exact float32 products on every backend, compiled programs kept between runs, devices and other processes."""
     machine = machine or Machine()
-    heap.use_one_arena()
+    heap.use_arenas(_cores() + 1 if machine.keep_memory else 1)
     if machine.keep_memory:
         heap.keep_freed_memory()
     else:

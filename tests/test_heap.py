@@ -27,7 +27,7 @@ def kept(size=64 * 2**20):
     library.free(buffer)
     return (resident() - before) / size
 
-heap.use_one_arena()
+heap.use_arenas(1)
 print(kept())
 heap.keep_freed_memory()
 print(kept())
