@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nriqa_jax.batch_norm import BatchNorm, held
+from nriqa_jax.batch_norm import BatchNorm, held, moments
 
 
 def test_batch_norm_trains_as_pytorch_does():
@@ -58,3 +58,18 @@ def test_held_values_are_constants_for_the_innermost_derivative_only():
     assert jax.grad(slope)(3.0, 2.0) == 2.0
     assert jax.jvp(lambda w: jax.jvp(lambda x: x * held(w * x), (2.0,), (1.0,))[1], (3.0,), (1.0,))[1] == 2.0
     assert jax.grad(lambda x: x * held(x))(2.0) == 2.0
+
+
+def test_derivatives_of_moments_are_those_of_their_definitions():
+    def defined(x):
+        return jnp.mean(x, 0), jnp.mean(x**2, 0) - jnp.mean(x, 0) ** 2
+
+    def curved(moments_of, x):
+        mean, var = moments_of(x)
+        return jnp.sum(jnp.sin(mean) * var**2)
+
+    with jax.enable_x64(True):
+        x = jax.random.normal(jax.random.key(0), (5, 3), jnp.float64)
+        for derivative in (jax.grad, jax.hessian):
+            found, expected = (derivative(functools.partial(curved, of))(x) for of in (moments, defined))
+            np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
